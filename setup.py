@@ -30,6 +30,8 @@ def extension(name: str, *kernels: str) -> Extension:
     )
 
 
-EXTENSIONS: list[Extension] = []
+EXTENSIONS: list[Extension] = [
+    extension("chunk", "chunk_frame.c"),
+]
 
 setup(ext_modules=cythonize(EXTENSIONS, language_level=3, compiler_directives={"embedsignature": True}))
