@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+
+_log = logging.getLogger("zcell.abort")
 
 
 class Abort:
@@ -17,7 +20,10 @@ class Abort:
         self.reason = ""
 
     def trigger(self, reason: str = "aborted by the caller") -> None:
-        """Abort. Idempotent: the first reason stays. Callbacks run in this thread and must not block."""
+        """Abort. Idempotent: the first reason stays. Callbacks run in this thread and must not block.
+
+        A callback that raises is logged; the others run all the same.
+        """
         with self._lock:
             if self._event.is_set():
                 return
@@ -26,7 +32,10 @@ class Abort:
             callbacks = list(self._callbacks.values())
             self._callbacks.clear()
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001  one broken listener must not keep the other waits from ending
+                _log.exception("a callback of an abort raised")
 
     @property
     def triggered(self) -> bool:

@@ -39,6 +39,9 @@ class RequestError(ZcellError):
         super().__init__(message)
         self.reply = reply
 
+    def __reduce__(self) -> tuple[type[RequestError], tuple[str, Reply]]:
+        return type(self), (str(self), self.reply)
+
 
 class DownloadError(ZcellError):
     """A download failed. `reason` is one of unknown_ref, gone, denied, idle, deadline, aborted, corrupt, source_failed,
@@ -53,6 +56,9 @@ class DownloadError(ZcellError):
             raise ValueError(f"unknown download failure reason {reason!r}")
         super().__init__(f"{message} [{reason}]")
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DownloadError], tuple[str, str]]:
+        return type(self), (self.reason, str(self).removesuffix(f" [{self.reason}]"))
 
 
 class BundleError(ZcellError, ValueError):

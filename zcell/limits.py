@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 KIB = 1024
@@ -52,9 +53,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ValueError(f"Limits.{item.name} must be a number above 0, got {value!r}")
+            value, whole = getattr(self, item.name), item.type == "int"
+            right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not right_type or not 0 < value < math.inf:
+                kind = "a whole number" if whole else "a finite number"
+                raise ValueError(f"Limits.{item.name} must be {kind} above 0, got {value!r}")
         chunk = self.chunk_bytes
         if chunk & (chunk - 1) or not LEAF_BYTES <= chunk <= 16 * MIB:
             raise ValueError(f"Limits.chunk_bytes must be a power of two from 64 KiB to 16 MiB, got {chunk}")
@@ -62,3 +65,5 @@ class Limits:
             raise ValueError("Limits.inline_bytes must not be larger than Limits.message_bytes")
         if self.heartbeat_interval >= self.link_timeout:
             raise ValueError("Limits.heartbeat_interval must be below Limits.link_timeout")
+        if self.reconnect_min > self.reconnect_max:
+            raise ValueError("Limits.reconnect_min must not be above Limits.reconnect_max")

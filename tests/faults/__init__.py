@@ -1,0 +1,1 @@
+"""The tests' own faulty world: a proxy that cuts, freezes and delays connections, and clients that send junk."""
