@@ -7,6 +7,7 @@ on one machine runs on every machine of its architecture.
 from __future__ import annotations
 
 import os
+from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -25,12 +26,24 @@ def extension(name: str, *kernels: str) -> Extension:
         f"zcell._native.{name}",
         [f"{NATIVE}/{name}.pyx", *(f"{NATIVE}/{kernel}" for kernel in kernels)],
         include_dirs=[NATIVE],
+        depends=sorted(glob(f"{NATIVE}/*.h")),
         extra_compile_args=COMPILE,
         extra_link_args=LINK,
     )
 
 
+# the SHA-256 tree, for every extension that hashes (see sha256_kernel.h)
+SHA256 = (
+    "sha256_portable.c",
+    "sha256_x86.c",
+    "sha256_arm.c",
+    "sha256_messages.c",
+    "sha256_tree.c",
+    "sha256_dispatch.c",
+)
+
 EXTENSIONS: list[Extension] = [
+    extension("sha256", *SHA256),
     extension("chunk", "chunk_frame.c"),
 ]
 
