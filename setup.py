@@ -7,7 +7,7 @@ on one machine runs on every machine of its architecture.
 from __future__ import annotations
 
 import os
-from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -26,7 +26,7 @@ def extension(name: str, *kernels: str) -> Extension:
         f"zcell._native.{name}",
         [f"{NATIVE}/{name}.pyx", *(f"{NATIVE}/{kernel}" for kernel in kernels)],
         include_dirs=[NATIVE],
-        depends=sorted(glob(f"{NATIVE}/*.h")),
+        depends=sorted(map(str, Path(NATIVE).glob("*.h"))),
         extra_compile_args=COMPILE,
         extra_link_args=LINK,
     )
@@ -44,7 +44,7 @@ SHA256 = (
 
 EXTENSIONS: list[Extension] = [
     extension("sha256", *SHA256),
-    extension("chunk", "chunk_frame.c"),
+    extension("chunk", "chunk_frame.c", *SHA256),
 ]
 
 setup(ext_modules=cythonize(EXTENSIONS, language_level=3, compiler_directives={"embedsignature": True}))

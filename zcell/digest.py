@@ -126,8 +126,8 @@ class TreeHasher:
 def root_of_chunks(chunk_digests: Sequence[bytes] | bytes) -> bytes:
     """Root of an object from the digests of its chunks, in order: 32 bytes.
 
-    All chunks are aligned and of one size, a power of two of leaves; the last may be shorter. Several digests may be joined in one
-    bytes object. No chunks: the root of the empty object. `ValueError` when a digest is not 32 bytes long.
+    All chunks are aligned and of one size, a power of two of leaves; the last may be shorter. Several digests may be joined in
+    one bytes object. No chunks: the root of the empty object. `ValueError` when a digest is not 32 bytes long.
     """
     if not isinstance(chunk_digests, bytes | bytearray | memoryview):
         for index, digest in enumerate(chunk_digests):
@@ -149,7 +149,7 @@ def file_digest(path: str | os.PathLike[str]) -> Digest:
 
 
 def files_digest(paths: Iterable[str | os.PathLike[str]]) -> list[Digest]:
-    """Digest of each file, in order; many small files are hashed at once. `OSError` names the first path that cannot be read."""
+    """Digest of each file, in order; many small files are hashed at once. `OSError` names the first unreadable path."""
     found: list[Digest | None] = []
     batch: list[tuple[int, bytes]] = []
     held_bytes = 0

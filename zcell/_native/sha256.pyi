@@ -1,8 +1,8 @@
 """SHA-256 leaves and the RFC 9162 tree, in C. `zcell.digest` is the public face; see there for the format.
 
 A buffer is any C-contiguous object with the buffer protocol; `BufferError` otherwise. The GIL is released while hashing.
-`kernel` names a kernel for this call (tests and benchmarks); `KernelError` when this CPU cannot run it. Without it the kernel in
-use does the work; `KernelError` when `ZCELL_SHA256_KERNEL` demands one that does not exist or that this CPU cannot run.
+`kernel` names a kernel for this call (tests and benchmarks); `KernelError` when this CPU cannot run it. Without it the kernel
+in use does the work; `KernelError` when `ZCELL_SHA256_KERNEL` demands one that does not exist or that this CPU cannot run.
 """
 
 from collections.abc import Iterable

@@ -13,10 +13,17 @@
 #define ZC_TARGET
 #include "sha256_vector.h"
 
+/* clang before 16 declares these instructions only when the whole file is compiled for them */
+#if !defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_SHA2)
+#define HAVE_SHA2 1
+#endif
+
+#if defined(HAVE_SHA2)
+
 #if defined(__clang__)
 #define SHA2 __attribute__((target("sha2")))
 #else
-#define SHA2 __attribute__((target("+sha2")))
+#define SHA2 __attribute__((target("+crypto"))) /* what arm_neon.h asks for; nothing but SHA2 is used of it */
 #endif
 #define EVERY_STREAM _Pragma("GCC unroll 4") for (unsigned s = 0; s < streams; s++)
 
@@ -90,13 +97,17 @@ static int has_sha2(void)
 #endif
 }
 
+#endif
+
 static int has_neon(void)
 {
     return 1; /* part of the arm64 base */
 }
 
 const zc_sha256_kernel zc_sha256_kernels_arm[] = {
+#if defined(HAVE_SHA2)
     {"armv8", 2, 2, armv8_pair, armv8_single, has_sha2, 0},
+#endif
     {"neon", 4, 3, neon_compress, zc_sha256_compress_portable, has_neon, 0},
     {0},
 };
