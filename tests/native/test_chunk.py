@@ -232,3 +232,29 @@ def test_a_sealed_frame_is_neither_verified_nor_stored(tmp_path: Path) -> None:
     frame = chunk.encode(5, 0, b"sealed", flags=chunk.SEALED)
     with pytest.raises(ProtocolError, match="chunk 5 is sealed"):
         chunk.verify(frame, tree=True, max_length=6)
+
+
+def test_an_unusable_kernel_demand_is_an_error_before_any_byte_is_hashed(tmp_path: Path) -> None:
+    script = """
+import sys
+from zcell._native import chunk
+from zcell.errors import KernelError
+frame = chunk.encode(0, 0, b"data")
+for call in (
+    lambda: chunk.verify(frame, tree=True, max_length=4),
+    lambda: chunk.read_chunk(0, 0, 0, 4),
+):
+    try:
+        call()
+    except KernelError as error:
+        print("refused", "no-such-kernel" in str(error))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=os.environ | {"ZCELL_SHA256_KERNEL": "no-such-kernel"},
+    )
+    assert result.stdout.split() == ["refused", "True"] * 2

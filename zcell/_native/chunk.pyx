@@ -35,6 +35,7 @@ import os
 
 from xxhash import xxh3_64_intdigest
 
+from zcell._native import sha256
 from zcell.errors import ProtocolError
 
 cdef extern from "chunk_frame.h" nogil:
@@ -75,20 +76,9 @@ cdef extern from "chunk_frame.h" nogil:
     int zc_pread_range(int fd, uint8_t *data, size_t length, uint64_t offset, size_t *done)
     int zc_pwrite_range(int fd, const uint8_t *data, size_t length, uint64_t offset, size_t *done)
 
-import hashlib
-
-
-cdef bytes root_of(bytes data):
-    if len(data) <= 65536:
-        return hashlib.sha256(b"\0" + data if data else b"").digest()
-    half = 65536
-    while half * 2 < len(data):
-        half *= 2
-    return hashlib.sha256(b"\1" + root_of(data[:half]) + root_of(data[half:])).digest()
-
-
-cdef void zc_sha256_chunk_root(const uint8_t *data, size_t length, uint8_t *out) noexcept with gil:
-    memcpy(out, PyBytes_AS_STRING(root_of((<char *>data)[:length])), 32)
+cdef extern from "sha256_kernel.h" nogil:
+    int zc_sha256_demand_met()
+    void zc_sha256_chunk_root(const uint8_t *data, size_t length, uint8_t *out)
 
 HEADER_BYTES = ZC_FRAME_HEADER_BYTES
 MAX_PAYLOAD_BYTES = ZC_FRAME_MAX_PAYLOAD
@@ -127,6 +117,13 @@ cdef class Chunk:
 
     def __repr__(self):
         return f"Chunk(index={self.index}, offset={self.offset}, length={self.length}, flags={self.flags:#x})"
+
+
+cdef int demand_kernel() except -1:
+    """Raises `KernelError` when ZCELL_SHA256_KERNEL demands a kernel that cannot be used: the C functions cannot say so."""
+    if not zc_sha256_demand_met():
+        sha256.kernel()
+    return 0
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------------
@@ -197,6 +194,8 @@ def read_chunk(int fd, index, offset, Py_ssize_t length, *, bint want_digest=Tru
     cdef int failure = EINTR
     cdef uint8_t *data
     check_position(index, offset, length, flags)
+    if want_digest:
+        demand_kernel()
     cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>ZC_FRAME_HEADER_BYTES + length)
     data = <uint8_t *>PyBytes_AS_STRING(frame) + ZC_FRAME_HEADER_BYTES
     header.index, header.offset, header.length, header.flags = index, offset, <uint32_t>length, flags
@@ -297,6 +296,8 @@ cdef Chunk check(object frame, bint tree, object max_length, object expect_index
     cdef bint differs = False
     cdef size_t done = 0
     cdef int failure = 0
+    if tree:
+        demand_kernel()
     PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
     try:
         read_header(&view, max_length, &header)
