@@ -1,0 +1,10 @@
+"""Pipes: two-ended, message-preserving connections between a parent and its job, with heartbeats."""
+
+from zcell.pipe.file_pipe import FilePipe
+from zcell.pipe.handler import PipeHandler
+from zcell.pipe.message import Message, MsgType, Topic
+from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.rebuild import rebuild
+from zcell.pipe.session import PeerState
+
+__all__ = ["FilePipe", "Message", "Mode", "MsgType", "PeerState", "Pipe", "PipeHandler", "Topic", "rebuild"]

@@ -1,0 +1,375 @@
+"""A pipe over a shared directory. Invariant owned here: a rename decides, once, whether a message was taken or withdrawn.
+
+Layout: ``ROOT/NAME/to_active`` and ``to_passive``. A message is written under a hidden name, synced, and renamed to
+``NUMBER-INCARNATION.msg``; its receiver renames it again to take it, its sender to withdraw it, and only one of them can.
+Renames are atomic on local file systems and on NFS; no locks are used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zcell.abort import Abort
+from zcell.errors import ProtocolError
+from zcell.pipe import message_file
+from zcell.pipe.marker import Marker, incarnation_of, read_sign
+from zcell.pipe.message import Message, Topic
+from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.watch import DirectoryWatch
+
+_log = logging.getLogger("zcell.pipe.file")
+_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
+_OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
+_GUARD = 0.1
+_SIGN_INTERVAL = 0.25  # how old the knowledge of the peer's heartbeat may be where every look costs a round trip
+
+
+class FilePipe(Pipe):
+    """A pipe between two processes that share a directory, for nodes without a network.
+
+    `root_path` is created (0700) when missing. `portable=True` never relies on the kernel to tell about changes; it is chosen
+    by itself on network file systems.
+    """
+
+    def __init__(self, mode: Mode | str, root_path: str | Path, *, portable: bool = False) -> None:
+        super().__init__(mode)
+        self._root = Path(root_path).absolute()
+        self._portable = portable
+        self._changed = threading.Condition()
+        self._incarnation = secrets.token_hex(8)
+        self._broken = "the pipe is not open"
+        self._marker: Marker | None = None
+        self._watch: DirectoryWatch | None = None
+        self._thread: threading.Thread | None = None
+        self._writing = threading.Lock()
+        self._count = 0
+        self._pending: set[str] = set()
+        self._ready: list[str] = []
+        self._notices: deque[Message] = deque()
+        self._peer: str | None = None
+        self._peer_beat = 0
+        self._peer_dead = False
+        self._retired: dict[str, int] = {}
+        self._last_active = 0.0
+        self._last_signs = 0.0
+        self._sending = 0
+        self._closed = False
+
+    # opening and closing
+
+    def open(self, name: str) -> None:
+        if not isinstance(name, str) or not _CHANNEL.match(name):
+            raise ValueError(f"a pipe's name is 1 to 63 letters, digits, '_' or '-', got {name!r}")
+        with self._changed:
+            if self._closed:
+                raise BrokenPipeError(f"the {self.mode.value} end of the pipe in {self._root} is closed")
+            if self._marker is not None:
+                raise ValueError(f"the pipe in {self._root} is open already")
+            self._channel = self._root / name
+            self._inbox, self._outbox = self._box(self.mode), self._box(self.mode.other)
+            for box in (self._inbox, self._outbox):
+                box.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_ours(self._outbox, _names(self._outbox))  # whatever is there was written by a dead run of this end
+            self._marker = Marker(self._outbox, self._incarnation)
+            self._broken = ""
+            self._watch = DirectoryWatch([self._inbox, self._outbox], guard=_GUARD, portable=self._portable)
+            self._thread = threading.Thread(target=self._run, name=f"zcell-filepipe-{name}", daemon=True)
+        self._look()
+        self._thread.start()
+
+    def _box(self, reader: Mode) -> Path:
+        return self._channel / f"to_{reader.value.lower()}"
+
+    def close(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._broken = f"the {self.mode.value} end of the pipe in {self._root} is closed"
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._sending)  # each takes its message back, which does not wait
+        if self._marker is None or self._watch is None or self._thread is None:
+            return
+        self._watch.stop()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._watch.close()
+        self._marker.close()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what is ours; the last end to leave, or the survivor of a dead one, removes everything."""
+        try:
+            _remove_ours(self._outbox, (n for n in _names(self._outbox) if f"-{self._incarnation}" in n))
+            left = _names(self._inbox)
+            taken = f".taken-{self._incarnation}"
+            _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
+            alive = None if self._peer_dead else self._peer
+            if alive is not None and any(incarnation_of(n) == alive for n in left):
+                return
+            for box in (self._inbox, self._outbox):
+                _remove_ours(box, _names(box))
+                box.rmdir()
+            self._channel.rmdir()
+            self._root.rmdir()
+        except OSError as e:
+            _log.debug("left %s in place: %s", self._channel, e)
+
+    def peer_is_gone(self) -> None:
+        with self._changed:
+            self._peer_dead = True
+
+    # the watching thread
+
+    def _run(self) -> None:
+        assert self._watch is not None
+        while self._watch.wait():
+            try:
+                self._look()
+            except OSError as e:
+                with self._changed:
+                    self._broken = self._broken or f"the pipe's directory {self._channel} cannot be read: {e.strerror}"
+                    self._changed.notify_all()
+                return
+
+    def _look(self) -> None:
+        """See what changed in the directories and wake whoever waits for it."""
+        assert self._watch is not None
+        with self._changed:
+            waiting = set(self._pending)
+        names = _names(self._inbox)
+        unread = set(_names(self._outbox)) if waiting else waiting
+        with self._changed:
+            before = len(self._pending), len(self._ready)
+            self._pending -= waiting - unread
+            self._look_at_peers([p for n in names if (p := incarnation_of(n)) is not None])
+            self._ready = sorted(n for n in names if n.endswith(f"-{self._peer}.msg")) if self._peer else []
+            if (len(self._pending), len(self._ready)) != before:
+                self._watch.changed()
+            self._changed.notify_all()
+
+    def _look_at_peers(self, incarnations: list[str]) -> None:
+        assert self._watch is not None
+        assert self._marker is not None
+        now = time.monotonic()
+        known = self._peer is not None and incarnations == [self._peer]
+        if known and not self._watch.is_told and now - self._last_signs < _SIGN_INTERVAL:
+            return
+        self._last_signs = now
+        for incarnation in incarnations:
+            sign = read_sign(self._inbox, incarnation)
+            if sign is None:
+                continue
+            try:
+                self._marker.greet(incarnation)
+            except OSError as e:
+                _log.warning("cannot greet the other end of the pipe in %s: %s", self._channel, e)
+            if incarnation == self._peer:
+                self._heard(sign.beat, now)
+            elif self._incarnation in sign.seen and self._retired.get(incarnation) != sign.beat:
+                self._met(incarnation, sign.beat, now)
+
+    def _heard(self, beat: int, now: float) -> None:
+        if beat > self._peer_beat:
+            self._peer_beat, self._last_active = beat, now
+            self._notices.append(Message.new_request(Topic.HEARTBEAT, beat))
+
+    def _met(self, incarnation: str, beat: int, now: float) -> None:
+        """A living incarnation of the other end: the first is the peer, another one means that the peer was started again."""
+        if self._peer is None:
+            self._peer, self._peer_dead = incarnation, False
+            self._peer_beat, self._last_active = 0, now
+            self._heard(beat, now)
+        elif not self._peer_dead:
+            self._peer_dead = True
+            self._notices.append(Message.new_request(Topic.PEER_GONE, "the peer was started again"))
+
+    # messages
+
+    def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        with self._changed:
+            self._check()
+            self._sending += 1
+        try:
+            return self._beat(msg) if msg.topic == Topic.HEARTBEAT else self._send(msg, timeout, abort)
+        finally:
+            with self._changed:
+                self._sending -= 1
+                self._changed.notify_all()
+
+    def _send(self, msg: Message, timeout: float | None, abort: Abort | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if msg.encoded is None:
+            msg.encoded = message_file.encode(msg)
+        try:
+            name = self._write(msg.encoded, deadline, abort)
+        except OSError as e:
+            if isinstance(e, BrokenPipeError):
+                raise
+            self.last_error = f"cannot write to {self._outbox}: {e.strerror}"
+            _log.warning("%s of %s: %s", self.mode.value, self._channel, self.last_error)
+            return False
+        return name is not None and self._wait_until_taken(name, deadline, abort)
+
+    def _check(self) -> None:
+        if self._broken:
+            raise BrokenPipeError(self._broken)
+
+    def _beat(self, msg: Message) -> bool:
+        assert self._marker is not None
+        with self._writing:
+            self._check()
+            try:
+                self._marker.beat(msg.data if isinstance(msg.data, int) else 0)
+            except OSError as e:
+                self.last_error = f"cannot write a heartbeat to {self._outbox}: {e.strerror}"
+                return False
+        return True
+
+    def _given_up(self, deadline: float | None, abort: Abort | None) -> bool:
+        if abort is not None and abort.triggered:
+            self.last_error = abort.reason
+        elif deadline is not None and time.monotonic() >= deadline:
+            self.last_error = f"the peer has not taken the message from {self._outbox} in time"
+        else:
+            return bool(self._broken)
+        return True
+
+    def _write(self, encoded: message_file.EncodedMessage, deadline: float | None, abort: Abort | None) -> str | None:
+        """Put the message where the peer looks; its name there, None when there was no time for it."""
+        with self._writing:
+            self._check()
+            self._count += 1
+            stem = f"{self._count:012d}-{self._incarnation}"
+            hidden, name = self._outbox / f".{stem}.tmp", f"{stem}.msg"
+            fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                for piece in encoded.slices():
+                    while piece:
+                        piece = piece[os.write(fd, piece) :]
+                    if self._given_up(deadline, abort):
+                        self._check()
+                        return None
+                os.fsync(fd)
+                hidden.rename(self._outbox / name)
+            finally:
+                os.close(fd)
+                hidden.unlink(missing_ok=True)
+            with self._changed:
+                self._pending.add(name)
+        return name
+
+    def _wait_until_taken(self, name: str, deadline: float | None, abort: Abort | None) -> bool:
+        key = abort.add_callback(self._notify) if abort is not None else 0
+        try:
+            with self._changed:
+                while name in self._pending:
+                    if self._given_up(deadline, abort):
+                        break
+                    self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                else:
+                    return True
+                self._pending.discard(name)
+        finally:
+            if abort is not None:
+                abort.remove_callback(key)
+        return self._withdraw(name)
+
+    def _withdraw(self, name: str) -> bool:
+        """Take an unread message back; True when the peer was faster."""
+        hidden = self._outbox / f".{name.removesuffix('.msg')}.withdrawn"
+        withdrawn = _won(self._outbox / name, hidden)
+        hidden.unlink(missing_ok=True)
+        if withdrawn and self._broken:
+            raise BrokenPipeError(self._broken)
+        return not withdrawn
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        deadline = time.monotonic() + (timeout or 0.0)
+        while True:
+            with self._changed:
+                while not self._notices and not self._ready:
+                    self._check()
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
+                self._check()
+                if not self._ready:
+                    return self._notices.popleft()
+                name = self._ready.pop(0)
+            message = self._take(name)
+            if message is not None:
+                return message
+
+    def _take(self, name: str) -> Message | None:
+        path = self._inbox / name
+        mine = path.with_suffix(f".taken-{self._incarnation}")
+        try:
+            if not _won(path, mine):
+                return None
+            fd = os.open(mine, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as e:
+            _log.warning("cannot take the message %s: %s", path, e)
+            return None
+        self._last_active = time.monotonic()
+        try:
+            mine.unlink()  # the open file stays readable; should this process die now, nothing is left
+            return message_file.read(fd)
+        except (OSError, ProtocolError) as e:
+            _log.warning("dropped the message %s: %s", path, e)
+            return None
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        with self._changed:
+            self._check()
+            _remove_ours(self._inbox, self._ready)
+            if self._peer is not None and self._peer_dead:
+                self._retired[self._peer] = self._peer_beat  # unless it turns out to be alive: then its heartbeat goes on
+            self._peer, self._ready = None, []
+            self._notices.clear()
+        if self._watch is not None:
+            self._watch.wake()
+
+    @property
+    def last_peer_active_time(self) -> float:
+        return self._last_active
+
+    def export(self, mode: Mode | str) -> tuple[str, dict[str, Any]]:
+        mode = Mode(mode.upper())
+        return "zcell.pipe.FilePipe", {"mode": mode.value, "root_path": str(self._root), "portable": self._portable}
+
+
+def _won(path: Path, target: Path) -> bool:
+    """Rename `path`; False when somebody else was faster. A lost NFS answer to a rename that worked counts as won."""
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        return target.exists()
+    return True
+
+
+def _names(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir()]
+
+
+def _remove_ours(directory: Path, names: Iterable[str]) -> None:
+    """Remove files that a FilePipe made; anything else in the directory is somebody else's."""
+    for name in names:
+        if _OURS.match(name):
+            (directory / name).unlink(missing_ok=True)
