@@ -45,6 +45,7 @@ SHA256 = (
 EXTENSIONS: list[Extension] = [
     extension("sha256", *SHA256),
     extension("chunk", "chunk_frame.c", *SHA256),
+    extension("zipstream", "zipstream_record.c"),
 ]
 
 setup(ext_modules=cythonize(EXTENSIONS, language_level=3, compiler_directives={"embedsignature": True}))
