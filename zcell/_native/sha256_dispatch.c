@@ -6,6 +6,11 @@
  *
  *   x86-64  shani > avx512 > avx2 > ssse3 > portable
  *   arm64   armv8 > neon > portable
+ *
+ * Measured on Zen 3, in MiB/s of 64 KiB leaves on one core: shani 2,700, avx2 1,430, ssse3 700, portable 270, with hashlib at
+ * 1,440 (430 without its SHA extensions). avx512 stands behind shani because sixteen lanes need about 0.9 cycles a byte where
+ * two interleaved messages need 1.0 at the full clock and keep that speed for one or two leaves. The arm64 order is by
+ * instruction count, unmeasured.
  */
 #include "sha256_lanes.h"
 

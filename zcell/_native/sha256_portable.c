@@ -3,9 +3,7 @@
  * The 16-lane template is compiled here once more without any target attribute, so that tests can compare it bit for bit on a
  * CPU that has no AVX-512.
  */
-#include "sha256_lanes.h"
-
-#include <string.h>
+#include "sha256_rounds.h"
 
 const uint32_t zc_sha256_initial[8] = {
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
@@ -22,60 +20,26 @@ _Alignas(64) const uint32_t zc_sha256_k[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static inline uint32_t rotate(uint32_t x, unsigned n)
-{
-    return (x >> n) | (x << (32 - n));
-}
-
 static inline uint32_t load_be32(const uint8_t *in)
 {
     return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
 }
 
-#define ROUND(a, b, c, d, e, f, g, h, t)                                                                                  \
-    do {                                                                                                                  \
-        uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + k[t] + w[t];             \
-        d += t1;                                                                                                          \
-        h = t1 + (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));                              \
-    } while (0)
-
-#define SIXTEEN_ROUNDS                                                                                                    \
-    for (unsigned t = 0; t < 16; t += 8) {                                                                                \
-        ROUND(a, b, c, d, e, f, g, h, t + 0);                                                                             \
-        ROUND(h, a, b, c, d, e, f, g, t + 1);                                                                             \
-        ROUND(g, h, a, b, c, d, e, f, t + 2);                                                                             \
-        ROUND(f, g, h, a, b, c, d, e, t + 3);                                                                             \
-        ROUND(e, f, g, h, a, b, c, d, t + 4);                                                                             \
-        ROUND(d, e, f, g, h, a, b, c, t + 5);                                                                             \
-        ROUND(c, d, e, f, g, h, a, b, t + 6);                                                                             \
-        ROUND(b, c, d, e, f, g, h, a, t + 7);                                                                             \
-    }
-
 void zc_sha256_compress_portable(uint32_t *state, const uint8_t *const *blocks, size_t count)
 {
     const uint8_t *block = blocks[0];
     for (; count; count--, block += ZC_BLOCK_BYTES) {
-        uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
-        const uint32_t *k = zc_sha256_k;
-        uint32_t w[16];
+        uint32_t w[64];
         for (unsigned t = 0; t < 16; t++)
             w[t] = load_be32(block + 4 * t);
-        SIXTEEN_ROUNDS
-        for (k += 16; k < zc_sha256_k + 64; k += 16) {
-            for (unsigned t = 0; t < 16; t++) {
-                uint32_t x = w[(t + 1) & 15], y = w[(t + 14) & 15];
-                w[t] += (rotate(x, 7) ^ rotate(x, 18) ^ (x >> 3)) + w[(t + 9) & 15] + (rotate(y, 17) ^ rotate(y, 19) ^ (y >> 10));
-            }
-            SIXTEEN_ROUNDS
+        for (unsigned t = 16; t < 64; t++) {
+            uint32_t x = w[t - 15], y = w[t - 2];
+            w[t] = w[t - 16] + (zc_rotate(x, 7) ^ zc_rotate(x, 18) ^ (x >> 3)) + w[t - 7] +
+                   (zc_rotate(y, 17) ^ zc_rotate(y, 19) ^ (y >> 10));
         }
-        state[0] += a;
-        state[1] += b;
-        state[2] += c;
-        state[3] += d;
-        state[4] += e;
-        state[5] += f;
-        state[6] += g;
-        state[7] += h;
+        for (unsigned t = 0; t < 64; t++)
+            w[t] += zc_sha256_k[t];
+        zc_sha256_rounds(state, w, 1);
     }
 }
 

@@ -5,6 +5,8 @@
  *   ZC_VECTOR(n)  the name of a function or type of this instance
  *   ZC_TARGET     the target attribute of its functions, or nothing
  *
+ *   ZC_SINGLE     optional: also make ZC_VECTOR(single), for one message
+ *
  * and gets ZC_VECTOR(compress), a zc_sha256_compress. Register widths are the compiler's business: a 16-lane instance compiled
  * without AVX-512 computes the same bits in narrower registers, which is how it is tested.
  */
@@ -157,6 +159,33 @@ ZC_TARGET static void ZC_VECTOR(compress)(uint32_t *state, const uint8_t *const 
     }
 }
 
+#if defined(ZC_SINGLE)
+/* One message: the schedules of ZC_LANES consecutive blocks in the lanes, then the rounds of each block in scalar registers. */
+ZC_TARGET static void ZC_VECTOR(single)(uint32_t *state, const uint8_t *const *blocks, size_t count)
+{
+    const uint8_t *next = blocks[0];
+    for (; count >= ZC_LANES; count -= ZC_LANES, next += ZC_LANES * ZC_BLOCK_BYTES) {
+        const uint8_t *lanes[ZC_LANES];
+        ZC_WORDS w[16], wk[64];
+        for (unsigned i = 0; i < ZC_LANES; i++)
+            lanes[i] = next + i * ZC_BLOCK_BYTES;
+        ZC_VECTOR(load)(w, lanes, 0);
+        for (unsigned t = 0; t < 16; t++)
+            wk[t] = w[t] + zc_sha256_k[t];
+        for (unsigned base = 16; base < 64; base += 16) {
+            _Pragma("GCC unroll 16") for (unsigned t = 0; t < 16; t++)
+            {
+                ZC_SCHEDULE(t);
+                wk[base + t] = w[t] + zc_sha256_k[base + t];
+            }
+        }
+        for (unsigned i = 0; i < ZC_LANES; i++)
+            zc_sha256_rounds(state, (const uint32_t *)wk + i, ZC_LANES);
+    }
+    zc_sha256_compress_portable(state, &next, count);
+}
+#endif
+
 #undef ZC_AS_LOADED
 #undef ZC_EIGHT_ROUNDS
 #undef ZC_SCHEDULE
@@ -169,3 +198,4 @@ ZC_TARGET static void ZC_VECTOR(compress)(uint32_t *state, const uint8_t *const 
 #undef ZC_TARGET
 #undef ZC_VECTOR
 #undef ZC_LANES
+#undef ZC_SINGLE
