@@ -24,12 +24,14 @@ from zcell.pipe import message_file
 from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.seen import SeenIds
 from zcell.pipe.watch import DirectoryWatch
 
 _log = logging.getLogger("zcell.pipe.file")
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
 _GUARD = 0.1
+_MAX_TAKEN = 1000  # messages taken and not yet received; beyond it the peer's sends wait
 _SIGN_INTERVAL = 0.25  # how old the knowledge of the peer's heartbeat may be where every look costs a round trip
 
 
@@ -53,7 +55,8 @@ class FilePipe(Pipe):
         self._writing = threading.Lock()
         self._count = 0
         self._pending: set[str] = set()
-        self._ready: list[str] = []
+        self._ready: deque[Path] = deque()
+        self._seen = SeenIds()
         self._notices: deque[Message] = deque()
         self._peer: str | None = None
         self._peer_beat = 0
@@ -152,7 +155,8 @@ class FilePipe(Pipe):
             before = len(self._pending), len(self._ready)
             self._pending -= waiting - unread
             self._look_at_peers([p for n in names if (p := incarnation_of(n)) is not None])
-            self._ready = sorted(n for n in names if n.endswith(f"-{self._peer}.msg")) if self._peer else []
+            if self._peer is not None:
+                self._take(sorted(n for n in names if n.endswith(f"-{self._peer}.msg")))
             if (len(self._pending), len(self._ready)) != before:
                 self._watch.changed()
             self._changed.notify_all()
@@ -310,38 +314,50 @@ class FilePipe(Pipe):
                 self._check()
                 if not self._ready:
                     return self._notices.popleft()
-                name = self._ready.pop(0)
-            message = self._take(name)
+                path = self._ready.popleft()
+            message = self._read(path)
             if message is not None:
                 return message
 
-    def _take(self, name: str) -> Message | None:
-        path = self._inbox / name
-        mine = path.with_suffix(f".taken-{self._incarnation}")
+    def _take(self, names: list[str]) -> None:
+        """Take what the peer wrote; it stays on disk until `receive` reads it."""
+        for name in names[: _MAX_TAKEN - len(self._ready)]:
+            path = self._inbox / name
+            mine = path.with_suffix(f".taken-{self._incarnation}")
+            try:
+                if _won(path, mine):
+                    self._ready.append(mine)
+                    self._last_active = time.monotonic()
+            except OSError as e:
+                _log.warning("cannot take the message %s: %s", path, e)
+
+    def _read(self, path: Path) -> Message | None:
         try:
-            if not _won(path, mine):
-                return None
-            fd = os.open(mine, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as e:
-            _log.warning("cannot take the message %s: %s", path, e)
+            _log.warning("cannot open the message %s: %s", path, e)
             return None
-        self._last_active = time.monotonic()
         try:
-            mine.unlink()  # the open file stays readable; should this process die now, nothing is left
-            return message_file.read(fd)
+            path.unlink()  # the open file stays readable; should this process die now, nothing is left
+            message = message_file.read(fd)
         except (OSError, ProtocolError) as e:
             _log.warning("dropped the message %s: %s", path, e)
             return None
         finally:
             os.close(fd)
+        if len(self._ready) >= _MAX_TAKEN - 1 and self._watch is not None:
+            self._watch.wake()
+        return message if self._seen.add(message.msg_id) else None
 
     def clear(self) -> None:
         with self._changed:
             self._check()
-            _remove_ours(self._inbox, self._ready)
+            for path in self._ready:
+                path.unlink(missing_ok=True)
             if self._peer is not None and self._peer_dead:
                 self._retired[self._peer] = self._peer_beat  # unless it turns out to be alive: then its heartbeat goes on
-            self._peer, self._ready = None, []
+            self._peer = None
+            self._ready.clear()
             self._notices.clear()
         if self._watch is not None:
             self._watch.wake()
