@@ -32,7 +32,8 @@ class Limits:
     link_unread_bytes: int = 128 * MIB
     """A neighbour that leaves more than this unread on the control lane is cut off."""
     relay_bytes: int = 256 * MIB
-    """Data-lane bytes this cell holds for others; frames above it are dropped and asked for again by their receivers."""
+    """Data-lane bytes for others that one neighbour may leave unread; frames above it are dropped, and asked for again by
+    their receivers."""
     window_bytes: int = 64 * MIB
     """Largest byte credit of one download; it starts at a quarter MiB-aligned and grows with bandwidth x delay."""
     chunk_bytes: int = CHUNK_BYTES
@@ -43,8 +44,8 @@ class Limits:
     max_pending_links: int = 256
     """Connections that may be in the handshake at once."""
     handshake_timeout: float = 10.0
-    heartbeat_interval: float = 2.0
-    link_timeout: float = 12.0
+    heartbeat_interval: float = 4.0
+    link_timeout: float = 15.0
     """A link without any sign of life for this long is down."""
     reconnect_min: float = 0.1
     reconnect_max: float = 5.0

@@ -1,0 +1,179 @@
+"""The handler pool. Invariant: threads are bounded, and no channel, however slow its handlers, takes all of them.
+
+Work is queued by channel; a channel runs on at most three quarters of the threads, the channels take turns. Items of one
+`order` key (events of one source on one channel) run one after the other, in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+log = logging.getLogger("zcell.cell.pool")
+T = TypeVar("T")
+Task = Callable[[], None]
+_BATCH = 64
+
+
+class _Ordered:
+    """Tasks that must not overtake one another; queued on its channel once, however many there are."""
+
+    __slots__ = ("key", "tasks")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.tasks: deque[Task] = deque()
+
+
+class _Channel:
+    __slots__ = ("name", "queue", "queued", "running")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.queue: deque[Task | _Ordered] = deque()
+        self.running = 0
+        self.queued = False
+
+
+class WorkerPool:
+    """Bounded threads, started when needed, that run tasks of many channels fairly."""
+
+    def __init__(self, name: str, threads: int, *, share: float = 0.75) -> None:
+        self.name = name
+        self._max = max(1, int(threads))
+        self._per_channel = max(1, int(self._max * share))
+        self._condition = threading.Condition(threading.Lock())
+        self._channels: dict[str, _Channel] = {}
+        self._ready: deque[_Channel] = deque()
+        self._ordered: dict[Hashable, _Ordered] = {}
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+
+    def run(self, channel: str, task: Task, order: Hashable = None) -> bool:
+        """Queue `task`; with `order`, behind all tasks of that key. False when the pool is closed."""
+        with self._condition:
+            if self._closed:
+                return False
+            if order is not None:
+                waiting = self._ordered.get(order)
+                if waiting is not None:
+                    waiting.tasks.append(task)
+                    return True
+                waiting = self._ordered[order] = _Ordered(order)
+                waiting.tasks.append(task)
+                self._queue(channel, waiting)
+            else:
+                self._queue(channel, task)
+            return True
+
+    def submit(self, fn: Callable[..., T], *args: Any, channel: str = "") -> Future[T]:
+        """Run `fn(*args)`; its outcome is in the future. A closed pool gives a cancelled one."""
+        future: Future[T] = Future()
+
+        def task() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args))
+                except BaseException as e:  # noqa: BLE001 - the outcome, whatever it is, belongs to who waits for it
+                    future.set_exception(e)
+
+        if not self.run(channel, task):
+            future.cancel()
+        return future
+
+    @property
+    def thread_count(self) -> int:
+        return len(self._threads)
+
+    def _queue(self, channel_name: str, item: Task | _Ordered) -> None:
+        channel = self._channels.get(channel_name)
+        if channel is None:
+            channel = self._channels[channel_name] = _Channel(channel_name)
+        channel.queue.append(item)
+        self._offer(channel)
+
+    def _offer(self, channel: _Channel) -> None:
+        """Let a worker know of `channel` if it has work and may run more."""
+        if channel.queued or not channel.queue or channel.running >= self._per_channel:
+            return
+        channel.queued = True
+        self._ready.append(channel)
+        if self._idle >= len(self._ready):
+            self._condition.notify()
+        elif len(self._threads) < self._max:
+            name = f"zcell-work-{self.name}-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        elif self._idle:
+            self._condition.notify()
+
+    def _work(self) -> None:
+        condition = self._condition
+        while True:
+            with condition:
+                while not self._ready:
+                    if self._closed:
+                        return
+                    self._idle += 1
+                    condition.wait()
+                    self._idle -= 1
+                channel = self._ready.popleft()
+                channel.queued = False
+                item = channel.queue.popleft()
+                channel.running += 1
+                self._offer(channel)
+            if isinstance(item, _Ordered):
+                self._run_ordered(channel, item)
+            else:
+                self._guard(item)
+            item = _done
+            with condition:
+                channel.running -= 1
+                if channel.queue:
+                    self._offer(channel)
+                elif not channel.running and not channel.queued:
+                    self._channels.pop(channel.name, None)
+
+    def _run_ordered(self, channel: _Channel, item: _Ordered) -> None:
+        for _ in range(_BATCH):
+            task = item.tasks.popleft()
+            self._guard(task)
+            with self._condition:
+                if not item.tasks:
+                    del self._ordered[item.key]
+                    return
+        with self._condition:  # others of the channel get their turn
+            channel.queue.append(item)
+
+    def _guard(self, task: Task) -> None:
+        try:
+            task()
+        except Exception:
+            log.exception("a task of the pool of %s failed", self.name)
+
+    def close(self, timeout: float) -> list[str]:
+        """Take nothing more, drop what waits, join the threads; the names of those still busy after `timeout` seconds."""
+        with self._condition:
+            self._closed = True
+            self._ready.clear()
+            for channel in self._channels.values():
+                channel.queue.clear()
+                channel.queued = False
+            self._condition.notify_all()
+            threads = list(self._threads)
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return [t.name for t in threads if t.is_alive() and t is not threading.current_thread()]
+
+
+def _done() -> None:
+    """What a worker holds between two tasks, so that a finished one is released."""

@@ -1,0 +1,227 @@
+"""The link to the parent. Invariant: every attempt is new sockets and a new handshake; what a former attempt sent is never believed.
+
+An attempt opens the control lane, then the data lane, and fails as a whole. After a failure the next one waits a random part of a
+growing time, so that a hundred children of a restarted parent do not come back in the same millisecond.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from zcell.cell.link import LaneSocket, Link, LinkLostError
+from zcell.cell.loop import Timer
+from zcell.cell.sockets import close_socket, monitor_of, open_socket, read_monitor, receive
+from zcell.cell.switch import Switch
+from zcell.errors import LinkError, LinkRefusedError, ProtocolError
+from zcell.protocol.envelope import Kind
+from zcell.protocol.link import Initiator, Lane, LinkIdentity, State
+from zcell.security.proof import LinkProof
+
+log = logging.getLogger("zcell.cell.uplink")
+_BATCH = 64
+
+
+@dataclass(slots=True)
+class _Wire:
+    """One lane's socket in one attempt."""
+
+    handshake: Initiator
+    socket: zmq.Socket[bytes]
+    watcher: zmq.Socket[Any] | None
+
+
+class Uplink:
+    """Keeps one cell linked to its parent. On the I/O thread only, except `wait`, `is_ready`."""
+
+    def __init__(
+        self,
+        switch: Switch,
+        identity: LinkIdentity,
+        proof: LinkProof,
+        context: zmq.Context[Any],
+        url: str,
+        parent: str,
+    ) -> None:
+        self._switch = switch
+        self._identity = identity
+        self._proof = proof
+        self._context = context
+        self.url = url
+        self.parent = parent
+        self._wires: dict[Lane, _Wire] = {}
+        self._link: Link | None = None
+        self._timer: Timer | None = None
+        self._failures = 0
+        self._closed = False
+        self._condition = threading.Condition()
+        self._ready = False
+        self._error = ""
+        self._refused = False
+        switch.on_lost.append(self._on_lost)
+
+    # -- for other threads ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready
+
+    def wait(self, timeout: float) -> None:
+        """Return once both lanes are up; raise `LinkRefusedError` once refused, `LinkError` after `timeout` seconds."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._ready or self._refused or self._closed, timeout)
+            if self._ready:
+                return
+            if self._refused:
+                raise LinkRefusedError(f"{self.parent} at {self.url} refused {self._switch.me!r}: {self._error}")
+            if self._closed:
+                raise LinkError(f"the cell {self._switch.me!r} was stopped while it waited for {self.parent} at {self.url}")
+            raise LinkError(
+                f"{self._switch.me!r} has no link to {self.parent} at {self.url} after {timeout:g} s: "
+                f"{self._error or 'nobody answers there'}; check the address, and that the parent runs"
+            )
+
+    def _set(self, ready: bool, error: str = "", refused: bool = False) -> None:
+        with self._condition:
+            self._ready = ready
+            self._error = error or self._error
+            self._refused = refused
+            self._condition.notify_all()
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin an attempt."""
+        if self._closed:
+            return
+        self._timer = self._switch.loop.call_later(self._switch.limits.handshake_timeout, self._too_slow)
+        self._connect(Lane.CONTROL, self.url, b"")
+
+    def _connect(self, lane: Lane, url: str, link_id: bytes) -> None:
+        socket = open_socket(self._context, zmq.DEALER, self._switch.limits, url)
+        watcher = None if url.startswith("inproc://") else monitor_of(socket)
+        handshake = Initiator(self._identity, self._proof, self.parent, lane, link_id)
+        self._wires[lane] = _Wire(handshake, socket, watcher)
+        try:
+            socket.connect(url)
+            LaneSocket(socket).send([handshake.start()])
+        except (zmq.ZMQError, LinkLostError) as e:
+            self._fail(f"cannot connect to {url}: {e}")
+            return
+        self._switch.loop.watch(socket, lambda: self._read(lane, socket))
+        if watcher is not None:
+            self._switch.loop.watch(watcher, lambda: self._watch(watcher))
+
+    def _watch(self, watcher: zmq.Socket[Any]) -> bool:
+        if read_monitor(watcher):
+            self._fail("the connection was closed by the other end")
+        return False
+
+    def _too_slow(self) -> None:
+        if not self._ready:
+            self._fail(f"no answer within {self._switch.limits.handshake_timeout:g} s")
+
+    def _read(self, lane: Lane, socket: zmq.Socket[bytes]) -> bool:
+        for _ in range(_BATCH if lane is Lane.CONTROL else 8):
+            wire = self._wires.get(lane)
+            if wire is None or wire.socket is not socket:
+                return False
+            frames = receive(socket)
+            if frames is None:
+                return False
+            if wire.handshake.state is State.UP and self._link is not None:
+                self._switch.receive(self._link, frames)
+            else:
+                self._advance(lane, wire, frames)
+        return True
+
+    def _advance(self, lane: Lane, wire: _Wire, frames: list[Any]) -> None:
+        try:
+            if len(frames) != 1 or type(frames[0]) is not bytes:
+                raise ProtocolError("a message where a handshake belongs")
+            answer = wire.handshake.receive(frames[0])
+            if answer is not None:
+                LaneSocket(wire.socket).send([answer])
+        except (ProtocolError, LinkLostError) as e:
+            self._fail(f"the handshake failed: {e}")
+            return
+        refusal = wire.handshake.refusal
+        if refusal is not None:
+            self._fail(refusal.text, refusal.final)
+        elif wire.handshake.state is State.UP and lane is Lane.CONTROL:
+            self._control_up(wire)
+        elif wire.handshake.state is State.UP:
+            self._data_up(wire)
+
+    def _control_up(self, wire: _Wire) -> None:
+        handshake = wire.handshake
+        peer = handshake.peer
+        assert peer is not None
+        self._link = Link(self._identity, peer, handshake.link, LaneSocket(wire.socket), self._switch.limits, is_parent=True)
+        where = handshake.welcome.get("data")
+        url = where if isinstance(where, str) and where else self.url
+        self._connect(Lane.DATA, url, handshake.link)
+
+    def _data_up(self, wire: _Wire) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._failures = 0
+        link = self._link
+        assert link is not None
+        try:
+            link.attach_data(LaneSocket(wire.socket))
+        except LinkLostError as e:
+            self._fail(str(e))
+            return
+        link.last_heard = time.monotonic()
+        self._switch.add(link)
+        self._set(ready=True)
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def _on_lost(self, link: Link, reason: str) -> None:
+        if link is self._link:
+            self._fail(reason)
+
+    def _fail(self, reason: str, final: bool = False) -> None:
+        """End this attempt, or this link, and plan the next."""
+        link, self._link = self._link, None
+        self._drop_wires()
+        self._set(ready=False, error=reason, refused=final)
+        if link is not None and link.up:
+            self._switch.lose(link, reason)
+        if self._closed:
+            return
+        log.debug("cell %s: no link to %s: %s", self._switch.me, self.parent, reason)
+        limits = self._switch.limits
+        ceiling = limits.reconnect_max if final else min(limits.reconnect_max, limits.reconnect_min * 2**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._timer = self._switch.loop.call_later(random.uniform(ceiling / 4, ceiling), self.open)  # noqa: S311 - jitter
+
+    def _drop_wires(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for wire in self._wires.values():
+            self._switch.loop.unwatch(wire.socket)
+            if wire.watcher is not None:
+                self._switch.loop.unwatch(wire.watcher)
+            close_socket(wire.socket, wire.watcher)
+        self._wires.clear()
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to the parent and close. Idempotent."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._link is not None and self._link.up:
+            try:
+                self._link.send_link(Kind.BYE, {"reason": reason})
+            except LinkLostError:
+                log.debug("cell %s: the parent had gone before the goodbye", self._switch.me)
+        self._fail(reason)

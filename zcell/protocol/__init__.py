@@ -1,0 +1,1 @@
+"""Sans-IO protocol: frames, envelopes, handshake, routing, credit, transfer machines. No sockets, no clocks, no threads."""
