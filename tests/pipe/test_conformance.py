@@ -60,7 +60,10 @@ def test_data_survives(pairs: Pairs, data: Any) -> None:
 
 def test_arrays_survive(pairs: Pairs) -> None:
     active, passive = pairs.both()
-    arrays = {"weights": np.arange(300_000, dtype=np.float64).reshape(300, 1000), "empty": np.zeros((0, 3), np.float32)}
+    arrays: dict[str, Any] = {
+        "weights": np.arange(300_000, dtype=np.float64).reshape(300, 1000),
+        "empty": np.zeros((0, 3), np.float32),
+    }
     assert active.send(Message.new_request("t", arrays), 10.0)
     back = _next(passive).data
     for name, array in arrays.items():

@@ -79,8 +79,9 @@ class FilePipe(Pipe):
                 raise ValueError(f"the pipe in {self._root} is open already")
             self._channel = self._root / name
             self._inbox, self._outbox = self._box(self.mode), self._box(self.mode.other)
-            for box in (self._inbox, self._outbox):
-                box.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root.parent.mkdir(parents=True, exist_ok=True)
+            for directory in (self._root, self._channel, self._inbox, self._outbox):
+                directory.mkdir(mode=0o700, exist_ok=True)
             _remove_ours(self._outbox, _names(self._outbox))  # whatever is there was written by a dead run of this end
             self._marker = Marker(self._outbox, self._incarnation)
             self._broken = ""
