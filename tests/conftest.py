@@ -12,6 +12,7 @@ import numpy  # noqa: F401  its thread pool starts at import, so it must belong 
 import pytest
 
 from tests.leaks import LeakCheck, mark_environment, start_process_wide_threads
+from tests.trees import TreeFactory, making_trees
 
 TRANSPORTS = ("tcp", "ipc", "inproc")
 _OUTCOME = pytest.StashKey[dict[str, bool]]()
@@ -70,3 +71,17 @@ def short_path() -> Iterator[Path]:
     """A private directory with a path short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="s", dir=Path(tempfile.gettempdir()).parent) as name:
         yield Path(name)
+
+
+@pytest.fixture
+def tree(transport: str, short_path: Path) -> Iterator[TreeFactory]:
+    """Builds cells by name, each linked to its parent in the tree: `cells = tree("server", "site-1", "site-1.job-1")`."""
+    with making_trees(transport, short_path) as make:
+        yield make
+
+
+@pytest.fixture
+def tcp_tree(short_path: Path) -> Iterator[TreeFactory]:
+    """The same over tcp only, for what does not depend on the transport."""
+    with making_trees("tcp", short_path) as make:
+        yield make

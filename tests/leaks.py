@@ -74,7 +74,7 @@ class Snapshot:
             ("buffer held by libzmq", self.buffers, before.buffers),
             ("temporary file", self.files, before.files),
         ):
-            lines += [f"{what}: {now[key]}" for key in now if key not in then]  # type: ignore[attr-defined, index]
+            lines += [f"{what}: {now[key]}" for key in now if key not in then]  # type: ignore[index]
         return lines
 
 

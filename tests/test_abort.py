@@ -10,10 +10,11 @@ from zcell.abort import Abort
 
 def test_triggering_is_idempotent_and_keeps_the_first_reason() -> None:
     abort = Abort()
-    assert not abort.triggered
+    states = [abort.triggered]
     abort.trigger("user pressed Ctrl-C")
     abort.trigger("second thoughts")
-    assert abort.triggered
+    states.append(abort.triggered)
+    assert states == [False, True]
     assert abort.reason == "user pressed Ctrl-C"
 
 
