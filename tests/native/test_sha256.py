@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,7 @@ def test_many_threads_at_once(kernel: str) -> None:
             assert list(pool.map(lambda piece: sha256.chunk_root(piece, kernel=kernel), pieces)) == expected
 
 
+ROOT = Path(__file__).parents[2]
 BETWEEN_GUARDS = """
 import ctypes, mmap, sys
 from tests.native.sha256_reference import CONTENT, EVERY_KERNEL, root
@@ -101,7 +103,9 @@ print("read nothing outside")
 
 def test_no_kernel_reads_outside_its_buffer() -> None:
     """Buffers that touch an inaccessible page at either end; a stray read would end the child with SIGSEGV."""
-    child = subprocess.run([sys.executable, "-c", BETWEEN_GUARDS], capture_output=True, text=True, check=False, timeout=60)
+    child = subprocess.run(
+        [sys.executable, "-c", BETWEEN_GUARDS], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
     assert (child.returncode, child.stdout, child.stderr) == (0, "read nothing outside\n", "")
 
 

@@ -8,9 +8,8 @@
  *   arm64   armv8 > neon > portable
  *
  * Measured on Zen 3, in MiB/s of 64 KiB leaves on one core: shani 2,700, avx2 1,430, ssse3 700, portable 270, with hashlib at
- * 1,440 (430 without its SHA extensions). avx512 stands behind shani because sixteen lanes need about 0.9 cycles a byte where
- * two interleaved messages need 1.0 at the full clock and keep that speed for one or two leaves. The arm64 order is by
- * instruction count, unmeasured.
+ * 1,440 (430 without its SHA extensions). Not measured but counted in instructions: avx512, about as fast as shani with sixteen
+ * full lanes and far slower with one or two messages, which puts it second; and the arm64 order.
  */
 #include "sha256_lanes.h"
 
