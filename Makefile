@@ -39,7 +39,7 @@ $(STAMPS)/tools:
 
 # the project itself, editable, with what tests and benchmarks need; this compiles the native modules once
 $(STAMPS)/installed: $(STAMPS)/tools pyproject.toml setup.py
-	$(PIP) install --no-build-isolation --editable ".[test,bench]"
+	PYTHONWARNINGS="ignore:Editable installation." $(PIP) install --no-build-isolation --editable ".[test,bench]"
 	@touch $@ $(STAMPS)/compiled
 
 # afterwards only what changed is compiled

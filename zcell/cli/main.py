@@ -1,0 +1,135 @@
+"""The `zcell` command: what it is called with. Invariant: nothing heavy is imported before the command that needs it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zcell.cli.exits import EPILOG, reports_errors
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+    help="Launch jobs that share no disk with you, ship their files, bring the results back verified.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output, and nothing else there.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow an address other than this machine's: nothing is encrypted on the way.")
+]
+SecretFile = Annotated[
+    Path | None,
+    typer.Option("--secret-file", help="File (mode 0600) with the link secret that both sides share.", metavar="FILE"),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"zcell {version('zcell')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the whole command."""
+
+
+@app.command(epilog=EPILOG)
+@reports_errors
+def run(
+    workspace: Annotated[
+        Path, typer.Argument(help="Directory that is shipped; it is the job's working directory.", metavar="WORKSPACE")
+    ],
+    command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", metavar="COMMAND")],
+    launcher: Annotated[str, typer.Option(help="What starts the job.")] = "process",
+    results: Annotated[
+        Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(help="Variable of the command; may be repeated.", metavar="K=V")] = None,
+    grace: Annotated[float, typer.Option(help="Seconds between SIGTERM and SIGKILL when the job is ended.", min=0)] = 10.0,
+    json: Json = False,
+) -> int:
+    """Ship WORKSPACE to a job, run COMMAND there, bring the results back, exit with the job's code.
+
+    Without --results they go back into WORKSPACE. A failing command's results come back too. Ctrl-C ends the job and still brings
+    back what there is; a second Ctrl-C ends it at once. WORKSPACE/startup never travels.
+    """
+    from zcell.cli.run import run_job
+
+    return run_job(workspace, command, launcher=launcher, results=results, env=env or [], grace=grace, json=json)
+
+
+@app.command(epilog=EPILOG)
+@reports_errors
+def send(
+    path: Annotated[Path, typer.Argument(help="File or directory to offer.", metavar="PATH")],
+    listen: Annotated[str, typer.Option(help="Address to listen on; port 0 lets the system choose.", metavar="URL")] = (
+        "tcp://127.0.0.1:0"
+    ),
+    receivers: Annotated[int, typer.Option(help="End once so many have confirmed it.", min=1)] = 1,
+    insecure: Insecure = False,
+    secret_file: SecretFile = None,
+    json: Json = False,
+) -> int:
+    """Offer PATH and print the command for the other side; end when all receivers have confirmed it."""
+    from zcell.cli.send import send_path
+
+    return send_path(path, listen=listen, receivers=receivers, insecure=insecure, secret_file=secret_file, json=json)
+
+
+@app.command(epilog=EPILOG)
+@reports_errors
+def get(
+    address: Annotated[str, typer.Argument(help="Where the sender listens.", metavar="ADDRESS")],
+    ref: Annotated[str, typer.Argument(help="What it offers.", metavar="REF")],
+    to: Annotated[Path, typer.Option(help="Directory to put it in.", metavar="DIR")] = Path(),
+    insecure: Insecure = False,
+    secret_file: SecretFile = None,
+    json: Json = False,
+) -> int:
+    """Fetch what `zcell send` offers; run again, it continues where it was interrupted."""
+    from zcell.cli.get import get_ref
+
+    return get_ref(address, ref, to, insecure=insecure, secret_file=secret_file, json=json)
+
+
+@app.command("sum", epilog=EPILOG)
+@reports_errors
+def sum_(
+    paths: Annotated[list[str], typer.Argument(help="Files; - is standard input.", metavar="PATH")],
+    flat: Annotated[bool, typer.Option("--flat", help="Plain SHA-256 instead of the tree.")] = False,
+    json: Json = False,
+) -> int:
+    """Print the SHA-256 tree digest of files: sha256-tree:HEX:LENGTH."""
+    from zcell.cli.sums import sum_paths
+
+    return sum_paths(paths, flat=flat, json=json)
+
+
+@app.command(epilog=EPILOG)
+@reports_errors
+def doctor(json: Json = False) -> int:
+    """Show versions and kernels, and test hashing, zip and a loopback link; exits with 1 when a test fails."""
+    from zcell.cli.doctor import examine
+
+    return examine(json=json)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="zcell")
+
+
+if __name__ == "__main__":
+    main()

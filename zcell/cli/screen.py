@@ -1,0 +1,89 @@
+"""What a user sees. Invariant: results go to standard output, everything else to standard error; secrets to neither."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from zcell.limits import GIB, KIB, MIB
+
+
+def size_text(size_bytes: float) -> str:
+    """A size for people: ``873 bytes``, ``1.4 MiB``."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.1f} {name}"
+    return f"{size_bytes:.0f} bytes"
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+class Progress(Protocol):
+    """A bar that can be moved."""
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None: ...
+
+
+class Screen:
+    """Where one command writes. Progress is drawn on a terminal only, and never with `json`."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+
+    def result(self, event: str, text: str = "", **fields: Any) -> None:
+        """One result: `text` for people, ``{"event": event, ...}`` with `json`."""
+        if self.json:
+            line = json_module.dumps({"event": event} | fields, ensure_ascii=False)
+        elif text:
+            line = text
+        else:
+            return
+        # a lone surrogate (a file name that is no UTF-8) must not end the command
+        sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
+        sys.stdout.buffer.flush()
+
+    def output(self, stream: str, line: bytes) -> None:
+        """One line of a job's own output, passed on as it is."""
+        if self.json:
+            self.result("output", stream=stream, line=line.decode(errors="replace").rstrip("\n"))
+            return
+        target = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
+        target.write(line)
+        target.flush()
+
+    def note(self, text: str) -> None:
+        """Something a person may want to know, on standard error."""
+        print(f"zcell: {text}", file=sys.stderr, flush=True)  # noqa: T201  this is where commands speak
+
+    def failure(self, error: BaseException, code: int) -> None:
+        """Why the command fails."""
+        text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        self.note(text)
+        if self.json:
+            self.result("error", error=text, exit_code=code)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """A progress bar on standard error while the block runs; without a terminal, nothing."""
+        if self.json or not sys.stderr.isatty():
+            yield lambda done_bytes, total_bytes: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done_bytes, total_bytes: bar.update(task, completed=done_bytes, total=total_bytes)

@@ -1,0 +1,101 @@
+"""``zcell sum``. Invariant: what it prints for a file is what a transfer of that file is verified with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from zcell.cli.exits import DONE, USAGE
+from zcell.cli.screen import Screen
+from zcell.digest import TreeHasher, file_digest, files_digest
+from zcell.limits import MIB
+
+_READ_BYTES = 4 * MIB
+_GROUP = 256
+"""Files hashed by one call, so that small ones share the lanes."""
+STANDARD_INPUT = "-"
+
+
+class _Hasher(Protocol):
+    def update(self, data: memoryview, /) -> None: ...
+
+
+def sum_paths(paths: list[str], *, flat: bool, json: bool) -> int:
+    """Print the digest of each path (``-`` is standard input); the exit code."""
+    screen = Screen(json=json)
+    code = DONE
+    for path, digest, size, error in _flat_sums(paths) if flat else _tree_sums(paths):
+        if error is None:
+            screen.result("sum", f"{digest}  {path}", path=path, digest=digest, bytes=size)
+            continue
+        code = USAGE
+        screen.note(f"{path}: {error}")
+        if json:
+            screen.result("error", path=path, error=error, exit_code=USAGE)
+    return code
+
+
+_Sum = tuple[str, str, int, str | None]
+"""Path, digest, bytes, and what went wrong."""
+
+
+def _tree_sums(paths: list[str]) -> Iterator[_Sum]:
+    for at in range(0, len(paths), _GROUP):
+        group = paths[at : at + _GROUP]
+        try:
+            if STANDARD_INPUT in group:
+                raise OSError("standard input is read alone")
+            found = files_digest(group)
+        except OSError:  # one of them: each by itself says which
+            yield from map(_tree_sum, group)
+        else:
+            yield from ((path, str(digest), digest.length, None) for path, digest in zip(group, found, strict=True))
+
+
+def _tree_sum(path: str) -> _Sum:
+    try:
+        if path == STANDARD_INPUT:
+            hasher = TreeHasher()
+            _feed(sys.stdin.buffer.fileno(), hasher)
+            digest = hasher.result()
+        else:
+            digest = file_digest(path)
+    except OSError as error:
+        return path, "", 0, _reason(error)
+    return path, str(digest), digest.length, None
+
+
+def _flat_sums(paths: list[str]) -> Iterator[_Sum]:
+    for path in paths:
+        hasher = hashlib.sha256()
+        try:
+            if path == STANDARD_INPUT:
+                size = _feed(sys.stdin.buffer.fileno(), hasher)
+            else:
+                with Path(path).open("rb", buffering=0) as file:
+                    size = _feed(file.fileno(), hasher)
+        except OSError as error:
+            yield path, "", 0, _reason(error)
+        else:
+            yield path, hasher.hexdigest(), size, None
+
+
+def _feed(fd: int, hasher: _Hasher) -> int:
+    """Hash what can be read from `fd` until its end; the bytes."""
+    size = 0
+    buffer = memoryview(bytearray(_READ_BYTES))
+    with os.fdopen(fd, "rb", buffering=0, closefd=False) as file:
+        while got := file.readinto(buffer):
+            hasher.update(buffer[:got])
+            size += got
+    return size
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "is a directory; name the files in it"
+    return error.strerror or str(error)

@@ -1,0 +1,115 @@
+"""The job's side: ``python -m zcell.launch.job -- COMMAND...``. Invariant: the command's own exit code comes out at the end.
+
+In order: fetch the workspace, run the command in the job's directory, end what it left running, bring the results back. SIGTERM
+ends the command with grace and the results are still brought back; when the parent is gone everything ends. Exits with the
+command's code, 128 + N when signal N ended it, or, when the files could not travel and the command has no failure of its own to
+report: 3 no link, 4 transfer failed, 5 verification failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from zcell.errors import BundleError, DownloadError, LinkError, WorkspaceError, ZcellError
+from zcell.launch.command import Command
+from zcell.launch.credentials import VARIABLE, remove_credentials
+from zcell.launch.lease import Lease, Phase, Report
+from zcell.launch.scratch import Scratch
+from zcell.launch.watch import Watch
+
+log = logging.getLogger("zcell.job")
+
+EXIT_CODES = {"link": 3, "transfer": 4, "verification": 5}
+STOPPED = 128 + signal.SIGTERM
+
+
+def classify_failure(error: Exception) -> str:
+    """What kept files from travelling: ``link``, ``transfer`` or ``verification``."""
+    if isinstance(error, LinkError):
+        return "link"
+    if isinstance(error, BundleError) or (isinstance(error, DownloadError) and error.reason == "corrupt"):
+        return "verification"
+    if isinstance(error, WorkspaceError) and error.rc in {"UNAUTHENTICATED", "AUTHENTICATION_ERROR", "TARGET_UNREACHABLE"}:
+        return "link"
+    if isinstance(error, WorkspaceError) and error.rc == "INVALID_REQUEST":  # how an owner refuses a bundle
+        return "verification"
+    return "transfer"
+
+
+class JobRunner:
+    """One job, from its workspace to its results."""
+
+    def __init__(self, argv: Sequence[str], grace: float) -> None:
+        from zcell.workspace import JobContext
+
+        self._context = JobContext.from_env()
+        credentials = os.environ.get(VARIABLE)
+        self._credentials = Path(credentials) if credentials else None
+        self._directory = self._choose_directory()
+        self._command = Command(argv, self._directory, self._credentials)
+        self._watch = Watch(self._command, Lease.from_env(), grace)
+        scratch = os.environ.pop("ZCELL_SCRATCH", "")
+        self._scratch = Scratch(Path(scratch)) if scratch else None
+
+    def _choose_directory(self) -> Path:
+        return Path.cwd()
+
+    def run(self) -> int:
+        """The exit code of the whole job."""
+        self._watch.start()
+        try:
+            code = self._run()
+        finally:
+            self._watch.stop()
+            self._clean_up()
+        return code
+
+    def _run(self) -> int:
+        failure = self._download()
+        if failure is not None:
+            return failure
+        self._watch.say(Report(Phase.COMMAND))
+        code = self._command.run(os.environ)
+        if not self._command.end_leftovers():
+            log.warning("some processes that the command started cannot be ended")
+        return self._upload(code)
+
+    def _download(self) -> int | None:
+        """Fetch the workspace; None when that went well, else the exit code."""
+        self._watch.say(Report(Phase.DOWNLOAD))
+        return None
+
+    def _upload(self, code: int) -> int:
+        return code
+
+    def _clean_up(self) -> None:
+        if self._credentials is not None:
+            remove_credentials(self._credentials)
+        if self._scratch is not None:
+            if self._watch.forsaken.triggered:  # nobody else is left to do it
+                self._scratch.remove()
+            self._scratch.release()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of the job's side."""
+    parser = argparse.ArgumentParser(prog="python -m zcell.launch.job", description=__doc__)
+    parser.add_argument("--grace", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL for the command")
+    parser.add_argument("command", nargs="+", help="program and arguments, after --")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="zcell job: %(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return JobRunner(options.command, options.grace).run()
+    except (ZcellError, OSError, ValueError) as error:
+        print(f"zcell job: {error}", file=sys.stderr)  # noqa: T201  the job's own stderr
+        return EXIT_CODES[classify_failure(error)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
