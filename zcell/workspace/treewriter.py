@@ -77,6 +77,24 @@ class TreeWriter:
         finally:
             os.close(fd)
 
+    def set_mode(self, parts: Parts, mode: int) -> None:
+        """Sets the permission bits of a file or directory of this tree, when they are known only after its contents."""
+        if parts in self._made:
+            self._made[parts] = (mode & PERMISSION_BITS, self._made[parts][1])
+            return
+        try:
+            fd = os.open(
+                parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory(parts[:-1])
+            )
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOENT):
+                raise self._replaced(parts) from None
+            raise
+        try:
+            os.fchmod(fd, mode & PERMISSION_BITS)
+        finally:
+            os.close(fd)
+
     def finish(self) -> None:
         """Sets modes and times of directories, deepest first, and lets go of all descriptors."""
         for parts in sorted(self._made, key=len, reverse=True):
@@ -140,7 +158,7 @@ class TreeWriter:
 
     @staticmethod
     def _replaced(parts: Parts) -> BundleError:
-        return BundleError(f"directory {'/'.join(parts)!r} was replaced while the tree was being written")
+        return BundleError(f"{'/'.join(parts)!r} was replaced while the tree was being written")
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
