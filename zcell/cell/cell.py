@@ -246,6 +246,11 @@ class Cell:
         return self._endpoints
 
     @property
+    def link_secret(self) -> bytes:
+        """What both ends of a link prove that they know; for handing to a launched job, never to a log."""
+        return self._secret
+
+    @property
     def is_ready(self) -> bool:
         """Whether the cell runs and, if it has a parent, is linked to it."""
         return self._state == "running" and (self._uplink is None or self._uplink.is_ready)
