@@ -58,7 +58,7 @@ def test_only_permission_bits_are_kept(root: Path, root_fd: int) -> None:
 
 
 def test_more_directories_than_stay_open_are_written(root: Path, root_fd: int) -> None:
-    deep = "/".join(f"d{level}" for level in range(3 * OPEN_DIRECTORIES))
+    deep = "/".join(f"d{level}" for level in range(OPEN_DIRECTORIES + 40))
     with TreeWriter(root_fd) as tree:
         for number in range(3 * OPEN_DIRECTORIES):
             put(tree, f"wide{number}/first")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zcell.errors import BundleError
+from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent, open_root
 from zcell.workspace.limits import WorkspaceLimits
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.patterns import Excludes
@@ -23,8 +24,6 @@ from zcell.workspace.treewriter import PERMISSION_BITS
 
 log = logging.getLogger("zcell.workspace.scan")
 
-OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a FIFO",
@@ -58,33 +57,25 @@ class ScannedTree:
 
     def open_file(self, index: int) -> int:
         """A descriptor, for reading, of the file that entry `index` describes, or `BundleError` when it is another by now."""
+        root_fd = open_root(self.root)
+        try:
+            with Descent(root_fd) as descent:
+                return self.open_in(descent, index)
+        finally:
+            os.close(root_fd)
+
+    def open_in(self, descent: Descent, index: int) -> int:
+        """The same with a descent from the root, for many files in order."""
         entry, identity = self.manifest.entries[index], self._identities[index]
         try:
-            fd = open_below(self.root, entry.path)
+            directory, name = descent.above(entry.path)
+            fd = os.open(name, OPEN_FILE, dir_fd=directory)
         except OSError as error:
             raise BundleError(f"{entry.path!r} cannot be read any more: {error.strerror}") from error
-        if identity is not None and Identity.of(os.fstat(fd)) == identity:
+        if Identity.of(os.fstat(fd)) == identity:
             return fd
         os.close(fd)
         raise BundleError(f"{entry.path!r} has changed since the tree was listed; try again when nothing writes to it")
-
-
-def open_below(root: Path, path: str) -> int:
-    """Opens the regular file `path` below the directory `root` for reading. Links and special files raise `OSError`."""
-    *parents, name = path.split("/")
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for parent in parents:
-            below = os.open(parent, OPEN_DIRECTORY, dir_fd=directory)
-            os.close(directory)
-            directory = below
-        fd = os.open(name, OPEN_FILE, dir_fd=directory)
-    finally:
-        os.close(directory)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return fd
 
 
 def scan_tree(
@@ -102,7 +93,7 @@ def scan_tree(
     `skip_special` is set; what is excluded is not looked at. `tick` is called for every entry.
     """
     walk = _Walk(excludes or Excludes(()), skip_special, tick)
-    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root_fd = open_root(root)
     try:
         for top in sorted(tops):
             walk.top(root_fd, top)

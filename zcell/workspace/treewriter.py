@@ -15,7 +15,7 @@ from typing import Self
 from zcell.errors import BundleError
 
 PERMISSION_BITS = 0o777
-OPEN_DIRECTORIES = 32
+OPEN_DIRECTORIES = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

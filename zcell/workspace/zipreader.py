@@ -313,13 +313,14 @@ def _parse(parser: Callable[[bytes], T], record: bytes, offset: int) -> T:
 
 
 def _decode_name(record: EntryRecord) -> str:
-    """UTF-8 where the flag says so, code page 437 otherwise (appendix D)."""
-    if not record.flags & records.UTF8_FLAG:
-        return record.name.decode("cp437")
+    """UTF-8 where the flag says so. Without it names are in code page 437 (appendix D), but `zip` on Unix leaves the flag out and
+    writes what the file system has: what is valid UTF-8 is taken for that."""
     try:
         return record.name.decode()
     except UnicodeDecodeError:
-        refuse_archive(f"the name {record.name[:200]!r} is not valid UTF-8")
+        if record.flags & records.UTF8_FLAG:
+            refuse_archive(f"the name {record.name[:200]!r} is not valid UTF-8")
+        return record.name.decode("cp437")
 
 
 def _declared_size(record: EntryRecord) -> int | None:

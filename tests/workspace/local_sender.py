@@ -1,0 +1,72 @@
+"""A sender in the same process, for tests of the receiving side alone. A fake: the real one speaks through cells (test_transfer)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from zcell.workspace.directories import Descent, open_root
+from zcell.workspace.patterns import Excludes
+from zcell.workspace.plan import parse_have, same_entries
+from zcell.workspace.receive import Received, receive_tree
+from zcell.workspace.scan import ScannedTree, scan_tree
+from zcell.workspace.stage import Stage
+
+
+class LinkLostError(Exception):
+    """What stands for any failure of the network."""
+
+
+class LocalSender:
+    """Sends by copying; loses the link after `fail_after` files."""
+
+    def __init__(self, tree: ScannedTree, *, fail_after: int | None = None) -> None:
+        self.tree = tree
+        self.sent: list[str] = []
+        self.have: list[str] = []
+        self._fail_after = fail_after
+
+    def select(self, have: bytes) -> set[int]:
+        parsed = parse_have(have, self.tree.manifest)
+        self.have = [self.tree.manifest.entries[index].path for index in parsed]
+        return same_entries(self.tree, parsed, {})
+
+    def fetch_small(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
+        root = open_root(stage.small_path)
+        try:
+            with Descent(root, make=True) as descent:
+                for index in indices:
+                    content = self._content(index)
+                    directory, name = descent.above(self.tree.manifest.entries[index].path)
+                    with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=directory), "wb") as out:
+                        out.write(content)
+                    arrived(index)
+        finally:
+            os.close(root)
+
+    def fetch_large(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
+        for index in indices:
+            entry = self.tree.manifest.entries[index]
+            content = self._content(index)
+            if entry.extents is not None:
+                content = b"".join(content[offset : offset + length] for offset, length in entry.extents)
+            stage.part_path(entry.path).write_bytes(content)
+            arrived(index)
+
+    def _content(self, index: int) -> bytes:
+        if self._fail_after is not None and len(self.sent) >= self._fail_after:
+            raise LinkLostError
+        self.sent.append(self.tree.manifest.entries[index].path)
+        fd = self.tree.open_file(index)
+        with os.fdopen(fd, "rb") as source:
+            return source.read()
+
+
+def transfer(source: Path, destination: Path, top: str = "job", **options: object) -> tuple[LocalSender, Received]:
+    """One whole transfer of `top` from below `source` to below `destination`."""
+    fail_after = options.pop("fail_after", None)
+    assert fail_after is None or isinstance(fail_after, int)
+    tree = scan_tree(source, [top], excludes=Excludes(()))
+    sender = LocalSender(tree, fail_after=fail_after)
+    return sender, receive_tree(destination, top, tree.manifest, sender, **options)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""Puts a tree together in a stage. Invariant: a tree is finished only when every entry of its manifest was settled, once.
+
+Settled means: a file of the entry's size lies at the entry's path in the stage, its content digested or verified on its way,
+with the entry's mode and time. Directories get theirs at the end, deepest first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from zcell.errors import BundleError, WorkspaceError
+from zcell.workspace.copying import copy_extents, link_or_none
+from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent
+from zcell.workspace.manifest import Entry, Manifest
+from zcell.workspace.plan import Holding
+from zcell.workspace.scan import Identity
+from zcell.workspace.stage import Stage
+from zcell.workspace.swap import Replacement
+from zcell.workspace.treewriter import PERMISSION_BITS, empty_directory
+
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Assembly:
+    """One tree that is being put together from what the stage, the destination and the sender hold. Not thread-safe."""
+
+    def __init__(self, stage: Stage, manifest: Manifest) -> None:
+        self.stage = stage
+        self.manifest = manifest
+        self._settled: set[int] = set()
+        self._tree = Descent(stage.tree_fd, make=True)
+        self._carried: dict[str, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        """Let go of all descriptors; what is settled stays in the stage."""
+        self._tree.close()
+
+    def prepare(self) -> None:
+        """Clear away what an earlier run staged and this manifest does not want; make all directories and empty files."""
+        kinds = {entry.path: entry.is_dir for entry in self.manifest}
+        _prune(self.stage.tree_fd, "", kinds)
+        for index, entry in enumerate(self.manifest):
+            if entry.is_dir:
+                self._tree.at(entry.path)
+            elif not entry.data_bytes:
+                fd = self._create(entry)
+                os.ftruncate(fd, entry.size)
+                self._settle(index, fd)
+
+    def settle_staged(self, index: int) -> None:
+        """Entry `index` is in the stage already, with the right content."""
+        entry = self.manifest.entries[index]
+        directory, name = self._tree.above(entry.path)
+        self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
+
+    def settle_kept(self, index: int, holding: Holding, destination: Descent) -> None:
+        """Entry `index` is at the destination with the right content: link it when nothing about it changes, else copy it."""
+        entry = self.manifest.entries[index]
+        source = destination.open_file(entry.path)
+        if source is None:
+            raise BundleError(f"{entry.path!r} vanished from the destination during the transfer; try again")
+        try:
+            status = os.fstat(source)
+            if Identity.of(status) != holding.identity:
+                raise BundleError(f"{entry.path!r} changed at the destination during the transfer; try again")
+            directory, name = self._vacant(entry)
+            unchanged = (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns)
+            if unchanged and status.st_nlink == 1 and link_or_none(destination.above(entry.path), (directory, name), status):
+                self._settled.add(index)
+                return
+            fd = self._create(entry)
+            copy_extents(source, fd, status.st_size)
+            self._settle(index, fd)
+        finally:
+            os.close(source)
+
+    def settle_small(self, index: int, unpacked: Descent) -> None:
+        """Entry `index` was unpacked from the ZIP below `unpacked`: move it to its place."""
+        entry = self.manifest.entries[index]
+        directory, name = self._tree.above(entry.path)
+        try:
+            from_directory, from_name = unpacked.above(entry.path)
+            os.rename(from_name, name, src_dir_fd=from_directory, dst_dir_fd=directory)
+        except OSError as error:
+            raise BundleError(f"{entry.path!r} is missing from the small files that arrived: {error.strerror}") from error
+        self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
+
+    def settle_part(self, index: int) -> None:
+        """Entry `index` was received as a file of its own: move it to its place; one with holes gets them back."""
+        entry = self.manifest.entries[index]
+        part = self.stage.part_path(entry.path)
+        if entry.extents is None:
+            directory, name = self._tree.above(entry.path)
+            os.rename(part, name, dst_dir_fd=directory)
+            self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
+            return
+        packed = os.open(part, OPEN_FILE)
+        try:
+            if os.fstat(packed).st_size != entry.data_bytes:
+                raise BundleError(f"{entry.path!r} arrived with other data than its manifest announces")
+            fd = self._create(entry)
+            copy_extents(packed, fd, entry.size, entry.extents)
+            self._settle(index, fd)
+        finally:
+            os.close(packed)
+        part.unlink()
+
+    def carry_directory(self, path: str, status: os.stat_result) -> None:
+        """A directory that is not in the manifest stays, as it is at the destination."""
+        self._tree.at(path)
+        self._carried[path] = (status.st_mode & PERMISSION_BITS, status.st_mtime_ns)
+
+    def carry_file(self, path: str, above: tuple[int, str], status: os.stat_result) -> None:
+        """Something that is no directory and not in the manifest stays: as another link, or as a copy."""
+        directory, name = self._tree.above(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        if link_or_none(above, (directory, name), status):
+            return
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(above[1], dir_fd=above[0]), name, dir_fd=directory)
+        elif stat.S_ISREG(status.st_mode):
+            self._carry_copy(path, above, status)
+        else:
+            raise WorkspaceError(f"{path!r} at the destination is no file, and this file system cannot keep it; move it away")
+
+    def finish(self) -> list[Replacement]:
+        """Modes and times of all directories. Raises `BundleError` naming the first file that never arrived."""
+        for index, entry in enumerate(self.manifest):
+            if not entry.is_dir and index not in self._settled:
+                raise BundleError(f"{entry.path!r} is in the manifest but never arrived")
+        directories = self._carried | {e.path: (e.mode, e.mtime_ns) for e in self.manifest if e.is_dir}
+        tops: list[Replacement] = []
+        for path in sorted(directories, key=lambda p: p.count("/"), reverse=True):
+            mode, mtime_ns = directories[path]
+            fd = self._tree.at(path)
+            if "/" not in path:  # it has to stay movable; the swap sets its mode and time
+                tops.append(Replacement(path, os.fstat(fd).st_ino, mode, mtime_ns))
+                continue
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            os.fchmod(fd, mode)
+        return tops
+
+    def _carry_copy(self, path: str, above: tuple[int, str], status: os.stat_result) -> None:
+        source = os.open(above[1], OPEN_FILE, dir_fd=above[0])
+        try:
+            fd = self._create(Entry(path, False, 0, 0))
+            try:
+                copy_extents(source, fd, status.st_size)
+                os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                os.fchmod(fd, status.st_mode & PERMISSION_BITS)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(source)
+
+    def _vacant(self, entry: Entry) -> tuple[int, str]:
+        """Directory and name for a new file; what an earlier run left there is removed."""
+        directory, name = self._tree.above(entry.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        return directory, name
+
+    def _create(self, entry: Entry) -> int:
+        directory, name = self._vacant(entry)
+        return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+
+    def _settle(self, index: int, fd: int) -> None:
+        """Check size and kind of an open file in its place, give it mode and time, close it."""
+        entry = self.manifest.entries[index]
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+                raise BundleError(f"{entry.path!r} has {status.st_size} bytes, its manifest announces {entry.size}")
+            if status.st_mtime_ns != entry.mtime_ns:
+                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            if stat.S_IMODE(status.st_mode) != entry.mode:
+                os.fchmod(fd, entry.mode)
+        finally:
+            os.close(fd)
+        self._settled.add(index)
+
+
+def _prune(directory: int, prefix: str, kinds: dict[str, bool]) -> None:
+    """Remove what is not wanted below an open directory of the stage, and what shares its inode with the destination."""
+    with os.scandir(directory) as listing:
+        entries = list(listing)
+    for entry in entries:
+        path = prefix + entry.name
+        is_dir = entry.is_dir(follow_symlinks=False)
+        if is_dir:
+            below = _open_own(directory, entry.name)
+            try:
+                if kinds.get(path) is True:
+                    _prune(below, path + "/", kinds)
+                    continue
+                empty_directory(below)
+            finally:
+                os.close(below)
+            os.rmdir(entry.name, dir_fd=directory)
+            continue
+        status = entry.stat(follow_symlinks=False)
+        if kinds.get(path) is not False or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.unlink(entry.name, dir_fd=directory)
+        elif not status.st_mode & stat.S_IRUSR:
+            os.chmod(entry.name, 0o600, dir_fd=directory)
+
+
+def _open_own(directory: int, name: str) -> int:
+    """A directory of the stage, which an earlier run may have given its final mode already."""
+    try:
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    except OSError as error:
+        if error.errno != errno.EACCES:
+            raise
+        os.chmod(name, 0o700, dir_fd=directory)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory)
+    os.fchmod(fd, 0o700)
+    return fd
