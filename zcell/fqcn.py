@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _MAX_NAME = 255
+_MAX_KNOWN = 4096
+_known: set[str] = set()  # names found valid before: the same few are checked with every message
 
 
 class FQCN:
@@ -25,6 +27,8 @@ class FQCN:
 
         Labels are 1 to 63 of ``A-Z a-z 0-9 _ -``; the whole name is at most 255 characters.
         """
+        if FQCN.is_valid(name):
+            return name
         if not isinstance(name, str):
             raise TypeError(f"a cell name is a str, not {type(name).__name__}")
         if not name:
@@ -47,7 +51,16 @@ class FQCN:
     @staticmethod
     def is_valid(name: object) -> bool:
         """Whether `validate` would accept `name`. Never raises."""
-        return isinstance(name, str) and 0 < len(name) <= _MAX_NAME and all(_LABEL.match(x) for x in name.split("."))
+        if type(name) is not str:
+            return isinstance(name, str) and FQCN.is_valid(str(name))
+        if name in _known:
+            return True
+        if not 0 < len(name) <= _MAX_NAME or not all(_LABEL.match(x) for x in name.split(".")):
+            return False
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known.add(name)
+        return True
 
     @staticmethod
     def join(parts: Iterable[str]) -> str:

@@ -76,6 +76,11 @@ class Cell:
         context: zmq.Context[Any] | None = None,
     ) -> None:
         self.fqcn = FQCN.validate(fqcn)
+        self._state = "new"
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits: expected Limits, not {type(limits).__name__}")
+        if not isinstance(listen, str | Sequence):
+            raise TypeError(f"listen: expected endpoints, not {type(listen).__name__}")
         if kit is not None:
             raise ValueError("kit: this version has no kits; use a link secret on loopback or ipc:// endpoints")
         self.limits = limits or Limits()
@@ -89,14 +94,14 @@ class Cell:
                 raise ValueError(f"parent: {fqcn!r} is the root of the tree and has no parent")
         self._parent_url, self._parent_name = parent, parent_name
         self._open_to_others = insecure and any(not is_local(u) for u in [*self._listen, *([parent] if parent else [])])
-        self._secret = _secret_bytes(secret) if listen or parent else b"\0" * 32
+        self._secret = _secret_bytes(secret) if listen or parent or secret is not None else b"\0" * 32
         self.instance = secrets.token_hex(16)
         self.codec = codecs.Codec(codecs.default)
         self._own_context = context is None
         self._context = context
         self._pid = os.getpid()
-        self._state = "new"
         self._state_lock = threading.Lock()
+        self._stopped = threading.Event()
         self._counters = Counters()
         self._calls = PendingCalls()
         self._handlers = HandlerTable()
@@ -117,14 +122,16 @@ class Cell:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def start(self) -> Cell:
-        """Bind, connect and run; returns at once, see `wait_ready`. A cell is started once.
+        """Bind, connect and run; returns at once, see `wait_ready`. Starting a cell that runs changes nothing.
 
-        Raises `OSError` for an endpoint that cannot be bound, `CellClosedError` when it was started before.
+        Raises `OSError` for an endpoint that cannot be bound, `CellClosedError` when it was stopped before.
         """
+        self._check_process()
         with self._state_lock:
-            self._check_process()
+            if self._state == "running":
+                return self
             if self._state != "new":
-                raise CellClosedError(f"cell {self.fqcn!r} was started before; make a new Cell for a new life")
+                raise CellClosedError(f"cell {self.fqcn!r} was stopped; make a new Cell for a new life")
             self._state = "starting"
         if self._open_to_others:
             log.warning("cell %s: open to other machines without kits (insecure=True)", self.fqcn)
@@ -175,18 +182,21 @@ class Cell:
 
         Extensions (downloads, workspaces) end first, then waiting requests with ABORTED, then links, then threads.
         """
+        if os.getpid() != self._pid:
+            return  # dead already; its lock may be held by a thread that exists only in the parent
         with self._state_lock:
-            if self._state != "running" or os.getpid() != self._pid:
-                if self._state == "new":
-                    self._state = "stopped"
-                return
-            self._state = "stopping"
+            before = self._state
+            self._state = {"new": "stopped", "running": "stopping"}.get(before, before)
+        if before == "stopping" and not (self._io.is_here or self._pool.is_here or self._transfer_pool.is_here):
+            self._stopped.wait(timeout)  # another thread is at it
+        if before != "running":
+            return
         deadline = time.monotonic() + timeout
         self._shut_extensions()
         self._calls.fail(ReturnCode.ABORTED, f"cell {self.fqcn} was stopped")
         self._outbox.close()
-        self._io.post(self._close_links)
         busy = self._pool.close(max(0.1, deadline - time.monotonic()))
+        self._io.post(self._close_links)  # after the replies of handlers that were running
         busy += self._transfer_pool.close(max(0.1, deadline - time.monotonic()))
         if not self._io.end(max(1.0, deadline - time.monotonic())):
             busy.append(self._io.name)
@@ -195,6 +205,7 @@ class Cell:
         self._calls.fail(ReturnCode.ABORTED, f"cell {self.fqcn} was stopped")
         self._release_context()
         self._state = "stopped"
+        self._stopped.set()
 
     def _shut_extensions(self) -> None:
         with self._extension_lock:
@@ -258,6 +269,8 @@ class Cell:
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until `is_ready`. Raises `LinkRefusedError` as soon as the parent refuses, `LinkError` after `timeout` seconds."""
         self._check()
+        if not timeout >= 0:
+            raise ValueError(f"timeout is a number of seconds, got {timeout!r}")
         if self._uplink is not None:
             self._uplink.wait(timeout)
 

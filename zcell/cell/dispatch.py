@@ -145,7 +145,8 @@ class Dispatcher:
         )
         try:
             return handler.fn(request)
-        except Exception as e:
+        except BaseException as e:
+            # one that calls sys.exit must take neither the worker nor the answer along
             where = f"channel {handler.channel!r} topic {handler.topic!r} of {self._switch.me}"
             log.warning("the handler of %s failed: %s", where, type(e).__name__, exc_info=True)
             return _exception_reply(e)
@@ -205,7 +206,11 @@ class Dispatcher:
 
 
 def _exception_reply(e: BaseException) -> Reply:
-    return Reply(ReturnCode.PROCESS_EXCEPTION, None, f"{type(e).__name__}: {e}")
+    try:
+        text = str(e)
+    except Exception:  # noqa: BLE001 - somebody's exception class, which cannot even say what it is
+        text = "(its text cannot be read)"
+    return Reply(ReturnCode.PROCESS_EXCEPTION, None, f"{type(e).__name__}: {text}")
 
 
 def _outcome_of(future: Future[Any]) -> Any:

@@ -12,7 +12,7 @@ import zmq
 
 from zcell.cell.endpoints import prepare_ipc, remove_ipc
 from zcell.cell.link import LaneSocket, Link, LinkLostError
-from zcell.cell.sockets import close_socket, monitor_of, open_socket, read_monitor, receive
+from zcell.cell.sockets import Drain, close_socket, monitor_of, open_socket, read_monitor
 from zcell.cell.switch import Switch
 from zcell.errors import ProtocolError
 from zcell.fqcn import FQCN
@@ -50,6 +50,7 @@ class Gate:
         self._members: dict[bytes, Link] = {}
         self._bound: list[str] = []
         self._sweeping = False
+        self._drain = Drain(_BATCH)
         switch.on_lost.append(self._forget)
 
     def bind(self, urls: list[str]) -> list[str]:
@@ -95,17 +96,15 @@ class Gate:
             self._switch.lose(link, "the connection was closed")
 
     def _read(self) -> bool:
-        for _ in range(_BATCH):
-            frames = None if self._socket is None else receive(self._socket)
-            if frames is None:
-                return False
+        assert self._socket is not None
+        for frames in self._drain.all_of(self._socket):
             routing_id = frames.pop(0)
             link = self._members.get(routing_id)
             if link is not None:
                 self._switch.receive(link, frames)
             else:
                 self._receive_stranger(routing_id, frames)
-        return True
+        return False
 
     def _receive_stranger(self, routing_id: bytes, frames: list[Any]) -> None:
         frame = frames[0] if len(frames) == 1 and type(frames[0]) is bytes else b""
@@ -197,7 +196,7 @@ class Gate:
         assert self._socket is not None
         link_id = secrets.token_bytes(16)
         lane = LaneSocket(self._socket, routing_id)
-        link = Link(self._identity, peer, link_id, lane, self._switch.limits, is_parent=False)
+        link = Link(self._identity, peer, link_id, lane, self._switch.limits, self._switch.dirty, is_parent=False)
         if self._answer(routing_id, acceptor.welcome(link_id)):
             self._members[routing_id] = link
             self._switch.add(link)

@@ -28,6 +28,8 @@ class AllowRule:
             return AllowRule(str(allow))
         if isinstance(allow, str):
             raise ValueError(f"allow is 'family', 'any' or a list of names and 'name.*' subtrees, got {allow!r}")
+        if not isinstance(allow, Iterable):
+            raise TypeError(f"allow is 'family', 'any' or a list of names, not {type(allow).__name__}")
         names, subtrees = set(), []
         for item in allow:
             name = item.removesuffix(".*")

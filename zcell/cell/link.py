@@ -12,12 +12,14 @@ import zmq
 
 from zcell.limits import Limits
 from zcell.protocol.credit import MESSAGE_COST, ReceiveCredit, SendCredit
-from zcell.protocol.envelope import Kind, encode_link
+from zcell.protocol.envelope import Kind, encode_batch, encode_link
 from zcell.protocol.link import LinkIdentity
 
 Frames = Sequence[Any]
 """The frames of one message: bytes-like objects or `zmq.Frame`s; their `len` is their size in bytes."""
 
+_BATCH_MESSAGE_BYTES = 8192
+_BATCH_BYTES = 65536
 _COPY_BELOW = 65536  # zero-copy of small frames costs more than the copy
 
 
@@ -87,7 +89,15 @@ class Link:
     """A link that is up, seen from the I/O thread; only `admission` is for other threads."""
 
     def __init__(
-        self, me: LinkIdentity, peer: LinkIdentity, link_id: bytes, control: LaneSocket, limits: Limits, is_parent: bool
+        self,
+        me: LinkIdentity,
+        peer: LinkIdentity,
+        link_id: bytes,
+        control: LaneSocket,
+        limits: Limits,
+        dirty: list[Link],
+        *,
+        is_parent: bool,
     ) -> None:
         self.peer = peer.name
         self.instance = peer.instance
@@ -103,6 +113,9 @@ class Link:
         self._unread_limit = limits.link_unread_bytes
         self._finished_lock = threading.Lock()
         self._finished = 0
+        self._dirty = dirty
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
         self._work: deque[tuple[Frames, int, Callable[[], None] | None]] = deque()
         self._waiting_data: deque[tuple[Frames, int, Callable[[bool], None] | None]] = deque()
 
@@ -127,7 +140,23 @@ class Link:
         self.out.control_sent += cost
         if self.out.unread_control > self._unread_limit:
             raise LinkLostError(f"{self.out.unread_control} bytes are unread there; it does not keep up")
-        self.control.send(frames)
+        if len(frames) == 2 and cost <= _BATCH_MESSAGE_BYTES:
+            if not self._batch:
+                self._dirty.append(self)
+            self._batch += frames
+            self._batch_bytes += cost
+            if self._batch_bytes >= _BATCH_BYTES:
+                self.flush()
+        else:
+            self.flush()
+            self.control.send(frames)
+
+    def flush(self) -> None:
+        """Hand over the small messages gathered in this turn of the loop, as one."""
+        batch = self._batch
+        if batch:
+            self._batch, self._batch_bytes = [], 0
+            self.control.send(batch if len(batch) == 2 else [encode_batch(batch)])
 
     def send_link(self, kind: Kind, fields: dict[str, Any]) -> None:
         """Send a frame of the link's own; it is not counted."""

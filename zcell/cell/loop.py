@@ -54,6 +54,9 @@ class IoLoop:
         self._awake = False
         self._ending = False
         self._more = False
+        self.at_turn_end: Callable[[], None] = _nothing
+        """Called after every round of calls and reads, before the loop waits."""
+        self._wake_lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake_fd, zmq.POLLIN)
         self._thread = threading.Thread(target=self._run, name=f"zcell-io-{name}", daemon=True)
@@ -65,7 +68,7 @@ class IoLoop:
     def end(self, timeout: float) -> bool:
         """End the thread after what is posted by now; whether it ended within `timeout` seconds. Then release its descriptor."""
         if self._thread.ident is None:
-            os.close(self._wake_fd)
+            self._close_wake()
             return True
         self.post(self._end)
         self._thread.join(timeout)
@@ -94,9 +97,18 @@ class IoLoop:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._awake and threading.get_ident() != self._ident:
-            self._awake = True
-            os.eventfd_write(self._wake_fd, 1)
+        if self._awake or threading.get_ident() == self._ident:
+            return
+        with self._wake_lock:  # a handler may outlive the loop: its number may be another file's by then
+            if self._wake_fd >= 0:
+                self._awake = True
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _close_wake(self) -> None:
+        with self._wake_lock:
+            fd, self._wake_fd = self._wake_fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     def call_later(self, delay: float, fn: Callable[[], None]) -> Timer:
         """Call `fn` on the I/O thread in `delay` seconds. From any thread."""
@@ -126,7 +138,7 @@ class IoLoop:
                 self._turn()
                 self._more = self._read()
         finally:
-            os.close(self._wake_fd)
+            self._close_wake()
 
     def _turn(self) -> None:
         self._run_timers()
@@ -137,6 +149,7 @@ class IoLoop:
         for _ in range(min(4, len(self._bulk))):
             fn, args = self._bulk.popleft()
             self._guard(fn, *args)
+        self._guard(self.at_turn_end)
 
     def _read(self) -> bool:
         timeout = 0 if self._more or self._calls or self._bulk or self._ending else self._idle_ms()

@@ -98,7 +98,7 @@ class Outbox:
             if future.set_running_or_notify_cancel():
                 future.set_result(reply)
 
-        if not self._pool.run("zcell.replies", task):
+        if not self._pool.run("zcell.replies", task, dropped=task):
             task()
 
     def start(self, out: Outgoing, patience: float) -> Call | Reply:

@@ -20,6 +20,19 @@ Task = Callable[[], None]
 _BATCH = 64
 
 
+class _Droppable:
+    """A task that leaves a word when the pool ends before its turn."""
+
+    __slots__ = ("dropped", "task")
+
+    def __init__(self, task: Task, dropped: Callable[[], object]) -> None:
+        self.task = task
+        self.dropped = dropped
+
+    def __call__(self) -> None:
+        self.task()
+
+
 class _Ordered:
     """Tasks that must not overtake one another; queued on its channel once, however many there are."""
 
@@ -55,8 +68,13 @@ class WorkerPool:
         self._idle = 0
         self._closed = False
 
-    def run(self, channel: str, task: Task, order: Hashable = None) -> bool:
-        """Queue `task`; with `order`, behind all tasks of that key. False when the pool is closed."""
+    def run(self, channel: str, task: Task, order: Hashable = None, dropped: Callable[[], object] | None = None) -> bool:
+        """Queue `task`; with `order`, behind all tasks of that key. False when the pool is closed.
+
+        `dropped` is called by `close` in the place of a task whose turn never came.
+        """
+        if dropped is not None:
+            task = _Droppable(task, dropped)
         with self._condition:
             if self._closed:
                 return False
@@ -83,9 +101,14 @@ class WorkerPool:
                 except BaseException as e:  # noqa: BLE001 - the outcome, whatever it is, belongs to who waits for it
                     future.set_exception(e)
 
-        if not self.run(channel, task):
+        if not self.run(channel, task, dropped=future.cancel):
             future.cancel()
         return future
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is one of the workers."""
+        return threading.current_thread() in self._threads
 
     @property
     def thread_count(self) -> int:
@@ -152,7 +175,7 @@ class WorkerPool:
         with self._condition:  # others of the channel get their turn
             channel.queue.append(item)
 
-    def _guard(self, task: Task) -> None:
+    def _guard(self, task: Callable[[], object]) -> None:
         try:
             task()
         except Exception:
@@ -163,11 +186,16 @@ class WorkerPool:
         with self._condition:
             self._closed = True
             self._ready.clear()
+            waiting: list[Task | _Ordered] = []
             for channel in self._channels.values():
+                waiting += channel.queue
                 channel.queue.clear()
                 channel.queued = False
             self._condition.notify_all()
             threads = list(self._threads)
+        for task in waiting:
+            if isinstance(task, _Droppable):
+                self._guard(task.dropped)
         deadline = time.monotonic() + timeout
         for thread in threads:
             if thread is not threading.current_thread():

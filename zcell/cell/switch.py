@@ -22,7 +22,7 @@ from zcell.limits import Limits
 from zcell.message import ReturnCode
 from zcell.protocol import routing
 from zcell.protocol.credit import MESSAGE_COST
-from zcell.protocol.envelope import ROUTED, WORK, Envelope, Kind, decode, decode_link, kind_of
+from zcell.protocol.envelope import ROUTED, WORK, Envelope, Kind, decode, decode_batch, decode_link, kind_of
 
 log = logging.getLogger("zcell.cell")
 
@@ -44,6 +44,9 @@ class Switch:
         self.calls = calls
         self.links: dict[str, Link] = {}
         self.streams: dict[bytes, StreamFn] = {}
+        self.dirty: list[Link] = []
+        """Links with small messages gathered in this turn of the loop."""
+        loop.at_turn_end = self._flush
         self.on_work: WorkFn | None = None
         self.on_control: Callable[[Envelope, Any, list[Any]], None] | None = None
         self.on_link: Callable[[LinkEvent], None] | None = None
@@ -90,6 +93,15 @@ class Switch:
             except LinkLostError as e:
                 self.lose(link, str(e))
 
+    def _flush(self) -> None:
+        dirty = self.dirty
+        while dirty:
+            link = dirty.pop()
+            try:
+                link.flush()
+            except LinkLostError as e:
+                self.lose(link, str(e))
+
     def link_towards(self, target: str) -> Link | None:
         """The link to the next hop of `target`, None when there is none. From any thread."""
         child = routing.child_towards(self.me, target)
@@ -104,10 +116,15 @@ class Switch:
             first = frames[0]
             if type(first) is not bytes:
                 raise ProtocolError("a first frame of 64 KiB or more")
-            if kind_of(first) not in ROUTED:
-                self._receive_link_frame(link, first)
-            else:
+            number = kind_of(first)
+            if number in ROUTED:
                 self._receive_routed(link, decode(first), frames)
+            elif number == Kind.BATCH:
+                parts = decode_batch(first)
+                for i in range(0, len(parts), 2):
+                    self._receive_routed(link, decode(parts[i]), parts[i : i + 2])
+            else:
+                self._receive_link_frame(link, first)
         except (ProtocolError, IndexError) as e:
             self.counters.drop("junk")
             log.debug("cell %s: junk from %s: %s", self.me, link.peer, e)

@@ -17,7 +17,7 @@ import zmq
 
 from zcell.cell.link import LaneSocket, Link, LinkLostError
 from zcell.cell.loop import Timer
-from zcell.cell.sockets import close_socket, monitor_of, open_socket, read_monitor, receive
+from zcell.cell.sockets import Drain, close_socket, monitor_of, open_socket, read_monitor
 from zcell.cell.switch import Switch
 from zcell.errors import LinkError, LinkRefusedError, ProtocolError
 from zcell.protocol.envelope import Kind
@@ -26,6 +26,7 @@ from zcell.security.proof import LinkProof
 
 log = logging.getLogger("zcell.cell.uplink")
 _BATCH = 64
+_DATA_BATCH = 8
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class _Wire:
     handshake: Initiator
     socket: zmq.Socket[bytes]
     watcher: zmq.Socket[Any] | None
+    drain: Drain
 
 
 class Uplink:
@@ -107,14 +109,15 @@ class Uplink:
         socket = open_socket(self._context, zmq.DEALER, self._switch.limits, url)
         watcher = None if url.startswith("inproc://") else monitor_of(socket)
         handshake = Initiator(self._identity, self._proof, self.parent, lane, link_id)
-        self._wires[lane] = _Wire(handshake, socket, watcher)
+        drain = Drain(_BATCH if lane is Lane.CONTROL else _DATA_BATCH)
+        wire = self._wires[lane] = _Wire(handshake, socket, watcher, drain)
         try:
             socket.connect(url)
             LaneSocket(socket).send([handshake.start()])
         except (zmq.ZMQError, LinkLostError) as e:
             self._fail(f"cannot connect to {url}: {e}")
             return
-        self._switch.loop.watch(socket, lambda: self._read(lane, socket))
+        self._switch.loop.watch(socket, lambda: self._read(lane, wire))
         if watcher is not None:
             self._switch.loop.watch(watcher, lambda: self._watch(watcher))
 
@@ -127,19 +130,13 @@ class Uplink:
         if not self._ready:
             self._fail(f"no answer within {self._switch.limits.handshake_timeout:g} s")
 
-    def _read(self, lane: Lane, socket: zmq.Socket[bytes]) -> bool:
-        for _ in range(_BATCH if lane is Lane.CONTROL else 8):
-            wire = self._wires.get(lane)
-            if wire is None or wire.socket is not socket:
-                return False
-            frames = receive(socket)
-            if frames is None:
-                return False
+    def _read(self, lane: Lane, wire: _Wire) -> bool:
+        for frames in wire.drain.all_of(wire.socket):
             if wire.handshake.state is State.UP and self._link is not None:
                 self._switch.receive(self._link, frames)
             else:
                 self._advance(lane, wire, frames)
-        return True
+        return False
 
     def _advance(self, lane: Lane, wire: _Wire, frames: list[Any]) -> None:
         try:
@@ -163,7 +160,9 @@ class Uplink:
         handshake = wire.handshake
         peer = handshake.peer
         assert peer is not None
-        self._link = Link(self._identity, peer, handshake.link, LaneSocket(wire.socket), self._switch.limits, is_parent=True)
+        switch = self._switch
+        lane = LaneSocket(wire.socket)
+        self._link = Link(self._identity, peer, handshake.link, lane, switch.limits, switch.dirty, is_parent=True)
         where = handshake.welcome.get("data")
         url = where if isinstance(where, str) and where else self.url
         self._connect(Lane.DATA, url, handshake.link)

@@ -24,6 +24,7 @@ VERSION = 1
 MAX_HOPS = 32
 MAX_ENVELOPE_BYTES = 64 * 1024
 MAX_LINK_FRAME_BYTES = 4096
+MAX_BATCH_BYTES = 256 * 1024
 _MAX_TEXT = 255
 _MAX_BUDGET_MS = 1 << 40
 
@@ -46,6 +47,8 @@ class Kind(IntEnum):
     PONG = 22
     CREDIT = 23
     BYE = 24
+    BATCH = 25
+    """Several small routed messages in one frame: what one end had to say at one moment."""
 
 
 ROUTED = frozenset({Kind.REQUEST, Kind.REPLY, Kind.EVENT, Kind.DATA, Kind.CONTROL})
@@ -164,3 +167,24 @@ def decode_link(frame: bytes) -> tuple[Kind, dict[str, Any]]:
     if kind is None or kind in ROUTED:
         raise ProtocolError(f"a link frame of the unknown kind {decoded[1]!r}")
     return kind, decoded[2]
+
+
+def encode_batch(parts: list[bytes]) -> bytes:
+    """A frame of several messages; `parts` alternates their envelopes and bodies."""
+    return bytes(msgpack.packb([VERSION, int(Kind.BATCH), parts]))
+
+
+def decode_batch(frame: bytes) -> list[bytes]:
+    """The alternating envelopes and bodies of a batch. Raises `ProtocolError` when it is not one."""
+    if len(frame) > MAX_BATCH_BYTES:
+        raise ProtocolError(f"a batch of {len(frame)} bytes; at most {MAX_BATCH_BYTES} are allowed")
+    try:
+        decoded = msgpack.unpackb(frame, raw=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as e:
+        raise ProtocolError(f"a batch that is not msgpack: {type(e).__name__}") from None
+    if type(decoded) is not list or len(decoded) != 3 or decoded[:2] != [VERSION, Kind.BATCH] or type(decoded[2]) is not list:
+        raise ProtocolError("a batch that is not [version, kind, parts]")
+    parts: list[bytes] = decoded[2]
+    if len(parts) % 2 or not all(type(x) is bytes for x in parts):
+        raise ProtocolError("a batch whose parts are not pairs of bytes")
+    return parts
