@@ -57,7 +57,8 @@ def local_header(member: Member) -> bytes:
 
 
 def central_header(member: Member, offset: int) -> bytes:
-    f = member.fields({"offset": offset} | member.central)
+    place: dict[str, int | bytes] = {"offset": offset}
+    f = member.fields(place | member.central)
     assert isinstance(f["name"], bytes)
     assert isinstance(f["extra"], bytes)
     sizes = (f["crc"], f["compressed"], f["size"], len(f["name"]), len(f["extra"]))

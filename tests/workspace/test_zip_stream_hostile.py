@@ -25,7 +25,7 @@ def refuse(tmp_path: Path, data: bytes, match: str, limits: ExtractLimits | None
     existing.mkdir(mode=0o751)
     texts = []
     for to in (tmp_path / "new", existing):
-        size = len(data) if to == existing else 777
+        size = max(1, len(data)) if to == existing else 777
         with pytest.raises(BundleError, match=match) as refused:
             unzip_stream((data[at : at + size] for at in range(0, len(data), size)), to, limits or ExtractLimits())
         texts.append(str(refused.value))

@@ -221,6 +221,8 @@ class _Reader:
             self._input.take(len(expected))
         elif found[: len(expected) - 4] == expected[4:]:
             self._input.take(len(expected) - 4)
+        elif len(found) < len(expected):
+            refuse_archive(f"it ends at byte {self._input.offset + len(found)}, in the middle of a record")
         elif record.method == records.STORED and record.size_bytes == 0:
             refuse_entry(name, "it is stored with its size behind it, which nobody can find in a stream")
         else:
