@@ -35,7 +35,7 @@ class Screen:
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
 
-    def result(self, event: str, text: str = "", **fields: Any) -> None:
+    def result(self, event: str, text: str = "", /, **fields: Any) -> None:
         """One result: `text` for people, ``{"event": event, ...}`` with `json`."""
         if self.json:
             line = json_module.dumps({"event": event} | fields, ensure_ascii=False)

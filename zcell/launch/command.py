@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zcell.launch.family import end_processes
+from zcell.launch.family import Family
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -25,9 +25,7 @@ class Command:
     def __init__(self, argv: Sequence[str], directory: Path, credentials: Path | None) -> None:
         self.argv = list(argv)
         self._directory = directory
-        self._credentials = credentials
-        # only a session that this runner leads belongs to the job; otherwise it is that of somebody's terminal or engine
-        self._session = os.getpid() if os.getsid(0) == os.getpid() else None
+        self._family = Family(credentials, os.getpid())
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stop_first = False
@@ -71,6 +69,4 @@ class Command:
 
     def end_leftovers(self, grace: float = LEFTOVER_GRACE) -> bool:
         """End what the command started and left running. Whether all of it ended."""
-        if self._credentials is None and self._session is None:
-            return True
-        return end_processes(self._credentials, self._session, grace=grace)
+        return self._family.end(grace=grace)

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zcell.errors import BundleError, DownloadError, LinkError, WorkspaceError, ZcellError
-from zcell.launch.command import Command
+from zcell.launch.command import LEFTOVER_GRACE, Command
 from zcell.launch.credentials import VARIABLE, remove_credentials
+from zcell.launch.family import adopt_orphans
 from zcell.launch.lease import Lease, Phase, Report
 from zcell.launch.scratch import Scratch
 from zcell.launch.watch import Watch
@@ -46,47 +47,58 @@ class JobRunner:
     """One job, from its workspace to its results."""
 
     def __init__(self, argv: Sequence[str], grace: float) -> None:
-        from zcell.workspace import JobContext
-
-        self._context = JobContext.from_env()
+        self._context = _context_from_env()
         credentials = os.environ.get(VARIABLE)
         self._credentials = Path(credentials) if credentials else None
-        self._directory = self._choose_directory()
+        self._directory = _job_directory()
         self._command = Command(argv, self._directory, self._credentials)
         self._watch = Watch(self._command, Lease.from_env(), grace)
         scratch = os.environ.pop("ZCELL_SCRATCH", "")
         self._scratch = Scratch(Path(scratch)) if scratch else None
 
-    def _choose_directory(self) -> Path:
-        return Path.cwd()
-
     def run(self) -> int:
         """The exit code of the whole job."""
+        adopt_orphans()
         self._watch.start()
         try:
-            code = self._run()
+            return self._run()
         finally:
             self._watch.stop()
             self._clean_up()
-        return code
 
     def _run(self) -> int:
-        failure = self._download()
-        if failure is not None:
-            return failure
+        try:
+            self._download()
+        except (ZcellError, OSError) as error:
+            return self._files_failed(error, None)
         self._watch.say(Report(Phase.COMMAND))
         code = self._command.run(os.environ)
-        if not self._command.end_leftovers():
+        if not self._command.end_leftovers(0.0 if self._watch.stopping.triggered else LEFTOVER_GRACE):
             log.warning("some processes that the command started cannot be ended")
-        return self._upload(code)
-
-    def _download(self) -> int | None:
-        """Fetch the workspace; None when that went well, else the exit code."""
-        self._watch.say(Report(Phase.DOWNLOAD))
-        return None
-
-    def _upload(self, code: int) -> int:
+        try:
+            self._upload(code)
+        except (ZcellError, OSError) as error:
+            return self._files_failed(error, code)
+        self._watch.say(Report(Phase.ENDED, code))
         return code
+
+    def _download(self) -> None:
+        self._watch.say(Report(Phase.DOWNLOAD))
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def _upload(self, code: int) -> None:
+        self._watch.say(Report(Phase.UPLOAD, code))
+
+    def _files_failed(self, error: Exception, code: int | None) -> int:
+        """Tell why files could not travel; the exit code."""
+        if self._watch.stopping.triggered and code is None:
+            return STOPPED
+        failure = classify_failure(error)
+        doing = "its workspace did not arrive" if code is None else "its results could not be brought back"
+        text = f"{doing}: {error}"
+        print(f"zcell job: {text}", file=sys.stderr)  # noqa: T201  the job's own stderr
+        self._watch.say(Report(Phase.ENDED, code, failure, text))
+        return code or EXIT_CODES[failure]
 
     def _clean_up(self) -> None:
         if self._credentials is not None:
@@ -95,6 +107,15 @@ class JobRunner:
             if self._watch.forsaken.triggered:  # nobody else is left to do it
                 self._scratch.remove()
             self._scratch.release()
+
+
+def _context_from_env() -> object:
+    return None
+
+
+def _job_directory() -> Path:
+    root = os.environ.get("ZCELL_WORKSPACE")
+    return Path(root, os.environ.get("ZCELL_JOB_ID", "")) if root else Path.cwd()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from zcell.errors import LaunchError
 from zcell.launch import lease as lease_module
 from zcell.launch.credentials import VARIABLE as CREDENTIALS_VARIABLE
 from zcell.launch.credentials import write_credentials
-from zcell.launch.family import end_processes
+from zcell.launch.family import Family
 from zcell.launch.launcher import HandOver, Launcher, LifecycleHook
 from zcell.launch.lease import Lease
 from zcell.launch.output import JobOutput, OutputCallback
@@ -107,4 +107,4 @@ class ProcessLauncher(Launcher):
 
 
 def _end_orphans(scratch: Path) -> None:
-    end_processes(scratch / CREDENTIALS)
+    Family(scratch / CREDENTIALS).end()

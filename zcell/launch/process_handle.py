@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
-from zcell.launch.family import end_processes, job_processes, signal_processes
+from zcell.launch.family import Family, signal_processes
 from zcell.launch.handle import JobHandle
 from zcell.launch.lease import Lease, Phase, Report, StopOrder
 from zcell.launch.output import JobOutput
@@ -51,6 +51,7 @@ class ProcessHandle(JobHandle):
         self._lease = lease
         self._scratch = scratch
         self._supervisor = supervisor
+        self._family = Family(scratch.credentials, process.pid)
         self._report = Report()
         self._heard = time.monotonic()
         self._kill_at: float | None = None
@@ -134,7 +135,7 @@ class ProcessHandle(JobHandle):
             return
         self._ended_by_us = "killed by its parent"
         self._kill_at = time.monotonic() + 1.0
-        signal_processes([self.pid, *job_processes(self._scratch.credentials, self.pid)], signal.SIGKILL)
+        signal_processes([*self._family.members(), self.pid], signal.SIGKILL)
 
     def _read_lease(self) -> bool:
         while (packet := self._lease.receive()) is not None:
@@ -161,8 +162,8 @@ class ProcessHandle(JobHandle):
         os.waitid(
             os.P_PID, self.pid, os.WEXITED | os.WNOWAIT
         )  # it is ending; not reaped yet, so that its session's id stays its own
-        if not end_processes(self._scratch.credentials, self.pid):
-            log.error("job %s: some of its processes cannot be ended: %s", self.job_id, self._left())
+        if not self._family.end():
+            log.error("job %s: some of its processes cannot be ended: %s", self.job_id, self._family.members())
         self._process.wait()
         for name, stream in self._streams.items():
             with contextlib.suppress(BlockingIOError):
@@ -177,9 +178,6 @@ class ProcessHandle(JobHandle):
     def give_up(self, reason: str) -> None:
         """Whoever waits for the job must not wait for ever."""
         self._finish(JobReturnCode.EXECUTION_ERROR, reason)
-
-    def _left(self) -> list[int]:
-        return job_processes(self._scratch.credentials, self.pid)
 
     def _outcome(self) -> tuple[JobReturnCode, str, int]:
         status = self._process.returncode
