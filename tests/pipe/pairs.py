@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from zcell.pipe import FilePipe, Mode, Pipe
+from zcell import Cell
+from zcell.pipe import CellPipe, FilePipe, Mode, Pipe
 
 
 class Pairs(ABC):
@@ -50,3 +51,14 @@ class FilePairs(Pairs):
 
     def build(self, mode: Mode, token: str) -> Pipe:
         return FilePipe(mode, self._directory / token, portable=self._portable)
+
+
+class CellPairs(Pairs):
+    """Over cells: both ends connect below a cell of this process that listens at `url`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.server = self._made.enter_context(Cell("server", listen=[url]))
+
+    def build(self, mode: Mode, token: str) -> Pipe:
+        return CellPipe(mode, "site", token, self.server)

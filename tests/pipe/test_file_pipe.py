@@ -268,6 +268,8 @@ def test_a_second_end_of_the_same_mode_takes_over(root: Path, passive: FilePipe)
         assert _next(passive).data == 1
         second.open("task")
         assert _next(passive).topic == Topic.PEER_GONE
+        with pytest.raises(BrokenPipeError, match="took over"):
+            first.receive(5.0)
 
 
 def test_the_file_system_decides_whether_the_kernel_is_asked(tmp_path: Path) -> None:

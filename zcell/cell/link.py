@@ -160,6 +160,8 @@ class Link:
 
     def send_link(self, kind: Kind, fields: dict[str, Any]) -> None:
         """Send a frame of the link's own; it is not counted."""
+        if kind is Kind.BYE:
+            self.flush()  # what was said before the goodbye leaves before it
         self.control.send([encode_link(kind, fields)])
 
     def send_data(self, frames: Frames, size: int, done: Callable[[bool], None] | None) -> None:

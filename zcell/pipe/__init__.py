@@ -1,5 +1,6 @@
 """Pipes: two-ended, message-preserving connections between a parent and its job, with heartbeats."""
 
+from zcell.pipe.cell_pipe import CellPipe
 from zcell.pipe.file_pipe import FilePipe
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import Message, MsgType, Topic
@@ -7,4 +8,4 @@ from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.rebuild import rebuild
 from zcell.pipe.session import PeerState
 
-__all__ = ["FilePipe", "Message", "Mode", "MsgType", "PeerState", "Pipe", "PipeHandler", "Topic", "rebuild"]
+__all__ = ["CellPipe", "FilePipe", "Message", "Mode", "MsgType", "PeerState", "Pipe", "PipeHandler", "Topic", "rebuild"]

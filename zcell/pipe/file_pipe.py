@@ -150,6 +150,8 @@ class FilePipe(Pipe):
         assert self._watch is not None
         with self._changed:
             waiting = set(self._pending)
+        if self._marker is not None and not self._marker.path.exists():
+            raise FileNotFoundError(0, "another end with the same mode took over, or the directory was removed")
         names = _names(self._inbox)
         unread = set(_names(self._outbox)) if waiting else waiting
         with self._changed:

@@ -28,11 +28,11 @@ class Topic:
     STATUS = frozenset({ABORT, END, PEER_GONE})
 
 
-class Offer(Protocol):
+class OfferWatch(Protocol):
     """Told about the objects that a message sends by reference, from the moment they are offered. Methods must not block."""
 
-    def offered(self, tx_id: str, ref_ids: list[str], receivers: list[str], withdraw: Callable[[], None]) -> None:
-        """`receivers` are expected to fetch every one of `ref_ids` of transaction `tx_id`; `withdraw()` ends it early."""
+    def offered(self, tx_id: str, ref_ids: list[str], receivers: list[str] | int, withdraw: Callable[[], None]) -> None:
+        """`receivers` (names, or how many) are to fetch all `ref_ids` of transaction `tx_id`; `withdraw()` ends it early."""
 
     def progress(self, tx_id: str | None, ref_id: str, receiver: str, bytes_done: int, state: str) -> None:
         """One receiver's counters of one ref; `state` is ACTIVE, COMPLETED, FAILED or ABORTED."""
@@ -56,7 +56,7 @@ class Message:
     headers: dict[str, Any] = field(default_factory=dict)
     """Options of this one message: `pass_through`, `receivers`, `ttl`."""
     error: str = ""
-    offer: Offer | None = field(default=None, repr=False)
+    offer_watch: OfferWatch | None = field(default=None, repr=False)
     """Who watches the objects that this message sends by reference; stays on this side."""
     encoded: Any = field(default=None, repr=False)
     """The pipe's encoded form, kept between resends; freed by `Pipe.release_send_cache`."""

@@ -107,10 +107,10 @@ class PipeSession:
         return None
 
     def _receive_heartbeat(self, message: Message, now: float) -> None:
-        # A heartbeat that is not newer than the last one says nothing about the peer's present.
+        # A heartbeat that is not newer than the last one says nothing about the peer's present; 0 is a greeting.
         number = message.data
-        if isinstance(number, int) and number > self._heartbeat_seen:
-            self._heartbeat_seen = number
+        if isinstance(number, int) and (number > self._heartbeat_seen or self._state is PeerState.WAITING):
+            self._heartbeat_seen = max(number, self._heartbeat_seen)
             self.alive(now)
 
     def tick(self, now: float) -> Due:

@@ -1,0 +1,307 @@
+"""A pipe between two cells. Invariant owned here: only the peer is heard, and what it sends again is delivered once.
+
+Each end is a cell named ``{site}_{token}_{mode}`` below the cell it connects to. A message is a request: its answer says that the
+peer's end has queued it, whatever decoding may cost later. Heartbeats are control events, which no other traffic delays.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from zcell.abort import Abort
+from zcell.cell.cell import Cell
+from zcell.fqcn import FQCN
+from zcell.limits import Limits
+from zcell.message import Reply, Request, ReturnCode, make_reply
+from zcell.pipe import cell_message
+from zcell.pipe.end_cell import EndCell, end_cell_of, end_label, end_name, new_end_cell
+from zcell.pipe.message import Message, Topic
+from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.seen import SeenIds
+
+_log = logging.getLogger("zcell.pipe.cell")
+_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
+_PREFIX = "zcell.pipe."
+_STATUS_TIMEOUT = 5.0
+_ATTEMPT_TIMEOUT = 15.0  # an answer that takes longer may be lost; asking again is cheap, for the message is delivered once
+_CONNECT_TIMEOUT = 30.0
+_MAX_QUEUED = 1000
+
+
+class CellPipe(Pipe):
+    """One end of a pipe over cells.
+
+    Args:
+        mode: ACTIVE in the job, PASSIVE in its parent.
+        site_name, token: together they name the pipe; both ends use the same. Neither is a secret.
+        cell: a cell of this process: another pipe's `cell`, to share it, or the cell to connect below.
+        parent: instead of `cell`, the endpoint of the cell to connect below, whose name is `parent_fqcn`.
+        secret, kit, insecure, limits, context: as for `Cell`, for the end's own cell; `cell`'s secret by default.
+        pass_through_on_send: large objects stay here, and the peer's end gets `LazyRef`s that it can forward.
+        connect_timeout: seconds that `open` waits for the link.
+
+    The end's cell stops when its last pipe closes, unless it was given as `cell`. Raises `ValueError` naming the argument.
+    """
+
+    def __init__(
+        self,
+        mode: Mode | str,
+        site_name: str,
+        token: str,
+        cell: Cell | None = None,
+        *,
+        parent: str | None = None,
+        parent_fqcn: str = FQCN.ROOT_SERVER,
+        secret: bytes | str | Path | None = None,
+        kit: object = None,
+        insecure: bool = False,
+        limits: Limits | None = None,
+        context: zmq.Context[Any] | None = None,
+        pass_through_on_send: bool = False,
+        connect_timeout: float = _CONNECT_TIMEOUT,
+    ) -> None:
+        super().__init__(mode)
+        if (cell is None) == (parent is None):
+            raise ValueError("a CellPipe needs either cell= (of this process) or parent= (an endpoint), and not both")
+        self.pass_through_on_send = pass_through_on_send
+        self._site, self._token = site_name, token
+        self._connect_timeout = connect_timeout
+        label, peer_label = end_label(site_name, token, self.mode), end_label(site_name, token, self.mode.other)
+        is_end = cell is not None and cell.fqcn.rpartition(".")[2] == label
+        if cell is not None and is_end:
+            prefix = FQCN.parent(cell.fqcn)
+            above, self.fqcn, self.peer_fqcn = prefix or FQCN.ROOT_SERVER, cell.fqcn, FQCN.join([prefix, peer_label])
+        else:
+            above = FQCN.validate(parent_fqcn if cell is None else cell.fqcn)
+            self.fqcn, self.peer_fqcn = end_name(above, label), end_name(above, peer_label)
+        self._above = above
+        url = parent if cell is None or is_end else _endpoint(cell)
+        options: dict[str, Any] = {"kit": kit, "insecure": insecure, "limits": limits, "context": context}
+        options["secret"] = cell.link_secret if cell is not None and secret is None else secret
+
+        def make() -> Cell:
+            return Cell(self.fqcn, parent=url, **options)
+
+        self._end: EndCell = new_end_cell(make, url) if cell is None else end_cell_of(cell, self.fqcn, make, url)
+        self._changed = threading.Condition()
+        self._channel = ""
+        self._session = secrets.token_hex(8)
+        self._received: deque[cell_message.ReceivedMessage] = deque()
+        self._seen = SeenIds()
+        self._peer_session: str | None = None
+        self._next_session: str | None = None
+        self._peer_dead = False
+        self._last_active = 0.0
+        self._closing = Abort()
+        self._fetching: Abort | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The end's cell; give it to another CellPipe of the same end to share it."""
+        return self._end.cell
+
+    # opening and closing
+
+    def open(self, name: str) -> None:
+        """As `Pipe.open`. Raises `LinkError` naming the endpoint when there is no link within `connect_timeout` seconds."""
+        if not isinstance(name, str) or not _CHANNEL.match(name):
+            raise ValueError(f"a pipe's name is 1 to 63 letters, digits, '_' or '-', got {name!r}")
+        with self._changed:
+            if self._closing.triggered:
+                raise BrokenPipeError(self._closing.reason)
+            if self._channel:
+                raise ValueError(f"the pipe of {self.fqcn} is open already")
+            channel = _PREFIX + name
+            self.cell.register(channel, "*", self._on_message, allow=[self.peer_fqcn])
+            self.cell.register(channel, Topic.HEARTBEAT, self._on_heartbeat, allow=[self.peer_fqcn], inline=True)
+            self._channel = channel
+        self.cell.wait_ready(self._connect_timeout)
+        self._greet()
+
+    def close(self) -> None:
+        with self._changed:
+            if self._closing.triggered:
+                return
+            self._closing.trigger(f"the {self.mode.value} end of the pipe {self.fqcn} is closed")
+            self._changed.notify_all()
+        if self._channel:
+            self.cell.unregister(self._channel, "*")
+            self.cell.unregister(self._channel, Topic.HEARTBEAT)
+        self._end.release()
+
+    def _check(self) -> None:
+        if self._closing.triggered:
+            raise BrokenPipeError(self._closing.reason)
+        if not self._channel:
+            raise BrokenPipeError(f"the pipe of {self.fqcn} is not open")
+
+    def peer_is_gone(self) -> None:
+        with self._changed:
+            self._peer_dead = True
+
+    # sending
+
+    def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        self._check()
+        if msg.topic == Topic.HEARTBEAT:
+            self._beat(msg.data if isinstance(msg.data, int) else 0)
+            return True
+        if msg.topic in Topic.STATUS:
+            timeout = min(_STATUS_TIMEOUT, timeout or _STATUS_TIMEOUT)
+        if msg.encoded is None:
+            msg.encoded = cell_message.encode(self.cell, msg, self.peer_fqcn, self._session, self.pass_through_on_send)
+        ended = Abort()
+        sources = [a for a in (self._closing, abort) if a is not None]
+        keys = [a.add_callback(lambda a=a: ended.trigger(a.reason)) for a in sources]  # type: ignore[misc]
+        try:
+            return self._send_until(msg, timeout, ended)
+        finally:
+            for source, key in zip(sources, keys, strict=True):
+                source.remove_callback(key)
+
+    def _send_until(self, msg: Message, timeout: float | None, ended: Abort) -> bool:
+        encoded: cell_message.EncodedMessage = msg.encoded
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _ATTEMPT_TIMEOUT if deadline is None else min(_ATTEMPT_TIMEOUT, deadline - time.monotonic())
+            reply = self._request(msg, encoded, max(left, 0.001), ended)
+            if reply.rc is ReturnCode.OK:
+                encoded.taken = True
+                return True
+            self.last_error = f"{reply.rc.value} from {self.peer_fqcn}: {reply.error}"
+            expired = deadline is not None and time.monotonic() >= deadline
+            if reply.rc is not ReturnCode.TIMEOUT or expired or ended.triggered:
+                self._check()
+                return False
+
+    def _request(self, msg: Message, encoded: cell_message.EncodedMessage, timeout: float, ended: Abort) -> Reply:
+        try:
+            return self.cell.request(
+                self.peer_fqcn, self._channel, msg.topic, encoded.payload, timeout=timeout, optional=True, abort=ended
+            )
+        except RuntimeError as e:  # the cell was stopped under its pipe
+            raise BrokenPipeError(f"the cell of the pipe {self.fqcn} does not run: {e}") from None
+
+    def _beat(self, number: int) -> None:
+        self.cell.post_event(self.peer_fqcn, self._channel, Topic.HEARTBEAT, [self._session, number])
+
+    def _greet(self) -> None:
+        """Tell a peer that is there already that this end is there now; heartbeats come later."""
+        self._beat(0)
+
+    def release_send_cache(self, msg: Message) -> None:
+        encoded = msg.encoded
+        msg.encoded = None
+        if isinstance(encoded, cell_message.EncodedMessage) and not encoded.taken:
+            encoded.offering.withdraw()
+
+    # receiving: callbacks of the cell, which only queue
+
+    def _on_heartbeat(self, request: Request) -> Reply | None:
+        data = request.payload
+        if not (isinstance(data, list) and len(data) == 2 and isinstance(data[0], str) and isinstance(data[1], int)):
+            return make_reply(ReturnCode.INVALID_REQUEST, error="a heartbeat is [incarnation, number]")
+        with self._changed:
+            if self._is_peer(data[0]):
+                self._queue(Message.new_request(Topic.HEARTBEAT, data[1]))
+        return None
+
+    def _on_message(self, request: Request) -> Reply:
+        try:
+            received, session = cell_message.parse(request.topic, request.payload)
+        except ValueError as e:
+            return make_reply(ReturnCode.INVALID_REQUEST, error=str(e))
+        with self._changed:
+            if self._closing.triggered:
+                return make_reply(ReturnCode.SERVICE_UNAVAILABLE, error=self._closing.reason)
+            if not self._is_peer(session):
+                return make_reply(ReturnCode.SERVICE_UNAVAILABLE, error=f"{self.fqcn} talks to another run of {request.origin}")
+            if len(self._received) >= _MAX_QUEUED:
+                return make_reply(ReturnCode.SERVICE_UNAVAILABLE, error=f"{self.fqcn} has {_MAX_QUEUED} messages unread")
+            if self._seen.add(received.message.msg_id):
+                self._received.append(received)
+                self._changed.notify_all()
+            if request.topic == Topic.ABORT and self._fetching is not None:
+                self._fetching.trigger("the peer aborted")
+        return make_reply(ReturnCode.OK)
+
+    def _is_peer(self, session: str) -> bool:
+        """Whether `session` is the incarnation that this end talks to: the first one heard since the last `clear`."""
+        if self._peer_session is None:
+            self._peer_session, self._peer_dead = session, False
+            self._greet()
+        elif session != self._peer_session:
+            self._next_session = session
+            if not self._peer_dead:
+                self._peer_dead = True
+                self._queue(Message.new_request(Topic.PEER_GONE, "the peer was started again"))
+            return False
+        self._last_active = time.monotonic()
+        return True
+
+    def _queue(self, message: Message) -> None:
+        self._received.append(cell_message.ReceivedMessage(message, None, []))
+        self._changed.notify_all()
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        deadline = time.monotonic() + (timeout or 0.0)
+        with self._changed:
+            while not self._received:
+                self._check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(left)
+            self._check()
+            received = self._received.popleft()
+            if received.body is None:
+                return received.message
+            fetching = self._fetching = Abort()
+        key = self._closing.add_callback(lambda: fetching.trigger(self._closing.reason))
+        try:
+            return cell_message.decode(self.cell, received, fetching)
+        finally:
+            self._closing.remove_callback(key)
+            self._fetching = None
+
+    def clear(self) -> None:
+        with self._changed:
+            self._check()
+            self._received.clear()
+            self._peer_session, self._next_session = self._next_session, None
+            self._peer_dead = False
+            if self._peer_session is not None:
+                self._queue(Message.new_request(Topic.HEARTBEAT, 0))
+        self._greet()
+
+    @property
+    def last_peer_active_time(self) -> float:
+        return self._last_active
+
+    def export(self, mode: Mode | str) -> tuple[str, dict[str, Any]]:
+        """As `Pipe.export`. The parent's endpoint is how this process reaches it; elsewhere it may have to be replaced."""
+        kwargs = {
+            "mode": Mode(mode.upper()).value,
+            "site_name": self._site,
+            "token": self._token,
+            "parent": self._end.parent_url,
+            "parent_fqcn": self._above,
+        }
+        return "zcell.pipe.CellPipe", kwargs
+
+
+def _endpoint(cell: Cell) -> str:
+    """Where an end below `cell` connects to."""
+    usable = [u for u in cell.endpoints if not u.startswith("inproc:")]
+    if not usable:
+        raise ValueError(f"cell: {cell.fqcn} does not listen on tcp:// or ipc://, so no pipe's end can connect below it")
+    return usable[0]

@@ -1,0 +1,52 @@
+"""What one message sends by reference. Invariant owned here: all of it is one transaction, withdrawn when the message is not sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zcell.cell.cell import Cell
+from zcell.codec import RefTarget
+from zcell.pipe.message import OfferWatch
+
+
+class Offering:
+    """`receivers`: names of the cells that will fetch, or how many; `ttl`: seconds without activity that end it."""
+
+    def __init__(self, cell: Cell, receivers: Sequence[str] | int, ttl: float, watch: OfferWatch | None) -> None:
+        self._cell = cell
+        self._receivers = receivers
+        self._ttl = ttl
+        self._watch = watch
+        self._transaction: Any = None
+        self._refs: list[str] = []
+
+    def add(self, view: memoryview) -> RefTarget:
+        """Offer one buffer, uncopied."""
+        if self._transaction is None:
+            self._transaction = self._cell.downloads.transaction(
+                receivers=self._receivers, idle_timeout=self._ttl, on_done=self._done, progress=self._progress
+            )
+        ref = self._transaction.add_bytes(view)
+        self._refs.append(ref.id)
+        return RefTarget((self._cell.fqcn, ref.id, view.nbytes))
+
+    def announce(self) -> None:
+        """Tell the watch what is on offer; called before anybody else can know of it."""
+        if self._transaction is not None and self._watch is not None:
+            receivers = self._receivers if isinstance(self._receivers, int) else list(self._receivers)
+            self._watch.offered(self._transaction.id, list(self._refs), receivers, self.withdraw)
+
+    def withdraw(self) -> None:
+        """Nobody is to fetch any more. Idempotent."""
+        if self._transaction is not None:
+            self._transaction.delete()
+
+    def _progress(self, event: Any) -> None:
+        if self._watch is not None:
+            state = str(event.state.value)
+            self._watch.progress(self._transaction.id, event.ref_id, event.receiver, event.bytes_done, state)
+
+    def _done(self, tx_id: str, status: Any, objects: list[Any]) -> None:
+        if self._watch is not None:
+            self._watch.done(tx_id, str(status.value))
