@@ -35,7 +35,7 @@ EXAMPLES: list[msg.Message] = [
     msg.Description(failure="gone", text="over"),
     msg.Pull(STREAM, 3, ((0, 2), (9, 1)), True, 0),
     msg.AskRoot(STREAM),
-    msg.Close(STREAM),
+    msg.Close(STREAM, "aborted"),
     msg.Progress(STREAM, 1, 2, 3, None, "ACTIVE"),
     msg.Digests(STREAM, 0, 4096),
     msg.Done("ref", STREAM, 5, 1),

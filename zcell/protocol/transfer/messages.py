@@ -87,10 +87,11 @@ class AskRoot(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Close(Message):
-    """Receiver is done with the stream, for good or not."""
+    """Receiver gave up the stream. `failure` is a `DownloadError` reason."""
 
     topic: ClassVar[str] = "close"
     stream: bytes
+    failure: str
     text: str = ""
 
 
@@ -120,15 +121,13 @@ class Digests(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done(Message):
-    """Receiver says how its download of a ref ended: `failure` is "" when it is stored and verified. Idempotent."""
+    """Receiver says that it stored and verified a ref. Idempotent."""
 
     topic: ClassVar[str] = "done"
     ref_id: str
     stream: bytes
     bytes_done: int
     items_done: int
-    failure: str = ""
-    text: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,7 +218,8 @@ def _checked(kind: type[Message], name: str, wanted: str, value: Any) -> Any:
         return _ranges(kind, value)
     base = wanted.removesuffix(" | None")
     plain: type = {"int": int, "str": str, "bytes": bytes, "bool": bool, "dict[Any, Any]": dict}[base]
-    if type(value) is not plain:
+    fits: bool = type(value) is plain
+    if not fits:
         raise ProtocolError(f"{kind.topic}: {name} must be {wanted}, got {type(value).__name__}")
     if plain is int and not 0 <= value <= kind.bounds.get(name, _MOST.get(name, _MAX_INT)):
         raise ProtocolError(f"{kind.topic}: {name} is out of range: {value}")

@@ -61,6 +61,8 @@ class Receiver:
         self.stream = stream
         self.verify = verify
         self.confirmed = False
+        self.failure = ""
+        """The `DownloadError` reason once FAILED."""
         self._window_limit = window_bytes
         self._actions: list[act.Action] = []
         self._ledger = Ledger(ChunkTable(), None, 1, Window(window_bytes, 1))
@@ -437,6 +439,7 @@ class Receiver:
         """End the transfer with `reason`. Idempotent: the first reason stays."""
         if not self.finished and self.state is not ReceiverState.CONFIRMING:
             self._move(ReceiverEvent.FAIL)
+            self.failure = reason
             self._actions.append(act.Fail(reason, text))
 
     def tick(self, now: float) -> None:

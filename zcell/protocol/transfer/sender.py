@@ -98,16 +98,23 @@ class Sender:
         """The root went out; the receiver asks again if it does not get it."""
         self.root_wanted = False
 
+    @property
+    def has_work(self) -> bool:
+        """Whether `next_work` would give some."""
+        if self.state is not SenderState.SERVING or self._waiting or self._marking:
+            return False
+        if not self._queue:
+            return self.root_wanted
+        return not (isinstance(self._queue[0], PutMark) and self._in_work)
+
     def next_work(self) -> Work | None:
         """What to do next, or None when there is nothing, or nothing until something in work is done."""
-        if self.state is not SenderState.SERVING or self._waiting or self._marking:
+        if not self.has_work:
             return None
         if not self._queue:
-            return HashNext() if self.root_wanted else None
+            return HashNext()
         head = self._queue[0]
         if isinstance(head, PutMark):
-            if self._in_work:
-                return None
             self._marking = True
         else:
             self._queued.discard(head.index)
@@ -129,6 +136,10 @@ class Sender:
         self._in_work.discard(index)
         self._queued.add(index)
         self._queue.appendleft(Serve(index))
+        self._waiting = True
+
+    def pause(self) -> None:
+        """The source has to grow before the root can be known: nothing is done until `available`."""
         self._waiting = True
 
     def available(self) -> None:

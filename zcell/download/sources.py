@@ -1,0 +1,251 @@
+"""Where offered bytes come from. Invariant: two loads of one chunk give the same bytes, or `SourceChangedError`.
+
+A source keeps the digest of every chunk it has read, so it hashes each once for the root, however many receivers there are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from zcell._native import chunk as frames
+from zcell._native.sha256 import chunk_root
+from zcell.digest import root_of_chunks
+from zcell.errors import ZcellError
+from zcell.protocol.transfer.chunks import ChunkTable, chunk_count, chunk_length
+
+
+class SourceError(ZcellError):
+    """The source cannot give a chunk; the text names the source and why."""
+
+
+class SourceChangedError(SourceError):
+    """The source is not what it was when it was offered."""
+
+
+class Source(Protocol):
+    """What a ref of bytes is served from. All methods may be called from several threads at once."""
+
+    name: str
+    chunk_bytes: int
+    digests: ChunkTable
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all, None while unknown."""
+        ...
+
+    def load(self, index: int, *, tree: bool) -> bytes | None:
+        """The frame of chunk `index`, with its digest when `tree`, else with its checksum. None: not there yet, see `want`."""
+        ...
+
+    def hash_next(self) -> bool | None:
+        """Hash one chunk that has no digest yet: True when there was one, False when all have one, None: not there yet."""
+        ...
+
+    def want(self, index: int, wake: Callable[[], None]) -> None:
+        """Have chunk `index` (or the end) made available, then call `wake` from any thread."""
+        ...
+
+    def set_floor(self, receiver: str, floor: int | None) -> None:
+        """`receiver` will not ask for chunks below `floor` again; None: it will ask for nothing."""
+        ...
+
+    def check(self) -> None:
+        """Raise `SourceChangedError` when the source is not what was offered."""
+        ...
+
+    def open(self) -> None:
+        """A transfer begins: hold what loading needs, until as many `close`."""
+        ...
+
+    def close(self) -> None:
+        """A transfer ended."""
+        ...
+
+    def release(self) -> None:
+        """The ref is gone: give everything back. Idempotent."""
+        ...
+
+
+def root_of(source: Source) -> bytes:
+    """The root of a source of which every chunk is hashed."""
+    assert source.size is not None
+    return root_of_chunks(source.digests.digests(0, chunk_count(source.size, source.chunk_bytes)))
+
+
+class _Complete:
+    """What sources whose bytes are all there from the beginning share."""
+
+    def __init__(self, name: str, size: int, chunk_bytes: int) -> None:
+        self.name = name
+        self.chunk_bytes = chunk_bytes
+        self.digests = ChunkTable()
+        self._size = size
+        self._lock = threading.Lock()
+        self._hashing: set[int] = set()
+        self._wakes: list[Callable[[], None]] = []
+        self._unhashed = 0
+
+    @property
+    def size(self) -> int | None:
+        return self._size
+
+    def _span(self, index: int) -> tuple[int, int]:
+        length = chunk_length(index, self._size, self.chunk_bytes)
+        if length <= 0:
+            raise SourceError(f"{self.name}: chunk {index} is beyond its {self._size} bytes")
+        return index * self.chunk_bytes, length
+
+    def _record(self, index: int, digest: bytes) -> None:
+        with self._lock:
+            before = self.digests.digest(index)
+            if before is None:
+                self.digests.add(index, digest)
+        if before is not None and before != digest:
+            raise SourceChangedError(f"{self.name}: chunk {index} is not what it was when it was read before")
+
+    def hash_next(self) -> bool | None:
+        with self._lock:
+            index = self.digests.next_missing(self._unhashed)
+            if not self._hashing:
+                self._unhashed = index
+            while index in self._hashing:
+                index = self.digests.next_missing(index + 1)
+            if index >= chunk_count(self._size, self.chunk_bytes):
+                return None if self._hashing else False
+            self._hashing.add(index)
+        try:
+            digest = self._digest(index)
+            self._record(index, digest)
+        finally:
+            with self._lock:
+                self._hashing.discard(index)
+                wakes, self._wakes = self._wakes, []
+            for wake in wakes:
+                wake()
+        return True
+
+    def _digest(self, index: int) -> bytes:
+        raise AssertionError("a source computes its digests")
+
+    def want(self, index: int, wake: Callable[[], None]) -> None:
+        with self._lock:
+            hashing = bool(self._hashing)
+            if hashing:
+                self._wakes.append(wake)
+        if not hashing:
+            wake()
+
+    def set_floor(self, receiver: str, floor: int | None) -> None:
+        return
+
+    def check(self) -> None:
+        return
+
+    def open(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def release(self) -> None:
+        return
+
+
+class BytesSource(_Complete):
+    """A buffer in memory, which must not change while it is offered."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, chunk_bytes: int, name: str = "") -> None:
+        self._data = memoryview(data).cast("B")
+        super().__init__(name or "bytes", len(self._data), chunk_bytes)
+
+    def load(self, index: int, *, tree: bool) -> bytes | None:
+        offset, length = self._span(index)
+        payload = self._data[offset : offset + length]
+        if not tree:
+            return frames.encode(index, offset, payload)
+        digest = chunk_root(payload)
+        self._record(index, digest)
+        return frames.encode(index, offset, payload, digest=digest, checksum=False)
+
+    def _digest(self, index: int) -> bytes:
+        offset, length = self._span(index)
+        return chunk_root(self._data[offset : offset + length])
+
+
+class FileSource(_Complete):
+    """A regular file. It is read with pread, never mapped: somebody may truncate it. Size, time and inode must stay.
+
+    Raises `OSError` when the file cannot be opened, `ValueError` when it is not a regular file.
+    """
+
+    def __init__(self, path: Path, chunk_bytes: int) -> None:
+        self.path = path
+        self._fd = -1
+        self._users = 0
+        fd = self._open_descriptor()
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is not a regular file; offer files one by one, or a directory as a workspace")
+        self._identity = _identity(found)
+        super().__init__(path.name, found.st_size, chunk_bytes)
+
+    def _open_descriptor(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def open(self) -> None:
+        with self._lock:
+            if self._fd < 0:
+                try:
+                    self._fd = self._open_descriptor()
+                except OSError as error:
+                    raise SourceChangedError(f"{self.path} can no longer be opened: {error.strerror}") from error
+            self._users += 1
+        try:
+            self.check()
+        except SourceChangedError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def check(self) -> None:
+        if _identity(os.fstat(self._fd)) != self._identity:
+            raise SourceChangedError(f"{self.path} changed while it was offered")
+
+    def load(self, index: int, *, tree: bool) -> bytes | None:
+        offset, length = self._span(index)
+        try:
+            frame, digest = frames.read_chunk(self._fd, index, offset, length, want_digest=tree, checksum=not tree)
+        except EOFError:
+            raise SourceChangedError(f"{self.path} became shorter while it was offered") from None
+        except OSError as error:
+            raise SourceError(f"{self.path}: {error.strerror or error}") from error
+        self.check()
+        if tree:
+            self._record(index, digest)
+        return frame
+
+    def _digest(self, index: int) -> bytes:
+        frame = self.load(index, tree=True)
+        assert frame is not None
+        digest = self.digests.digest(index)
+        assert digest is not None
+        return digest
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
