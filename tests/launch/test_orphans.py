@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
@@ -40,6 +41,17 @@ def scratch_directories() -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob("zcell-job-*"))
 
 
+def unheld(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 @pytest.mark.parametrize("jobs", [1, 5])
 def test_killing_the_parent_ends_its_jobs_and_leaves_no_file(jobs: int) -> None:
     with running(PARENT, STUBBORN, jobs) as parent:
@@ -70,7 +82,7 @@ def test_what_is_left_when_parent_and_runner_are_killed_is_reaped_by_the_next_la
         other.process.kill()
         other.process.wait(10)
         (left,) = scratch_directories()
-        eventually(lambda: not alive(runner))
+        eventually(lambda: unheld(left))  # a killed process is gone when its last thread is
         assert all(alive(pid) for pid in pids)
         handle = ProcessLauncher().launch(JobSpec(job_id="next", command=["true"]), parent)
         assert not left.exists()
