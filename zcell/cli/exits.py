@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from zcell.errors import BundleError, DownloadError, LaunchError, LinkError, WorkspaceError
+from zcell.errors import BundleError, DownloadError, LaunchError, LinkError, RequestError, WorkspaceError
 
 DONE = 0
 USAGE = 2
@@ -39,7 +39,7 @@ def exit_code_of(error: BaseException) -> int | None:
             return error.code
         case KeyboardInterrupt():
             return INTERRUPTED
-        case LinkError():
+        case LinkError() | RequestError():
             return LINK
         case DownloadError():
             return {"denied": LINK, "link": LINK, "corrupt": VERIFICATION, "aborted": INTERRUPTED}.get(error.reason, TRANSFER)

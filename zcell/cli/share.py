@@ -1,0 +1,32 @@
+"""What ``zcell send`` and ``zcell get`` have in common. Invariant: an address that other machines reach needs a secret of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zcell.cli.exits import USAGE, CommandError
+
+CHANNEL = "zcell.share"
+DESCRIBE = "describe"
+FILE, DIRECTORY = "file", "directory"
+SENDER = "server"
+"""The name of the cell that offers."""
+
+
+def checked_secret(insecure: bool, secret_file: Path | None, *, create: bool = False) -> Path | None:
+    """The file with the link secret, None for this user's own. With `create` a missing file is made."""
+    if insecure and secret_file is None:
+        raise CommandError(
+            USAGE,
+            "--insecure needs --secret-file FILE, the same on both sides: whoever knows its content may fetch, and your own secret "
+            "must not leave this machine",
+        )
+    if secret_file is None:
+        return None
+    if not secret_file.exists():
+        if not create:
+            raise CommandError(USAGE, f"--secret-file {secret_file}: there is no such file; copy the sender's, with mode 0600")
+        from zcell.security.secret import new_secret, write_secret
+
+        write_secret(secret_file, new_secret())
+    return secret_file
