@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from zcell.errors import BundleError, DownloadError, LaunchError, LinkError, RequestError, WorkspaceError
+from zcell.errors import BundleError, DownloadError, KernelError, LaunchError, LinkError, RequestError, ZcellError
 
 DONE = 0
 USAGE = 2
@@ -45,10 +45,10 @@ def exit_code_of(error: BaseException) -> int | None:
             return {"denied": LINK, "link": LINK, "corrupt": VERIFICATION, "aborted": INTERRUPTED}.get(error.reason, TRANSFER)
         case BundleError():
             return VERIFICATION
-        case WorkspaceError():
-            return TRANSFER
-        case LaunchError() | OSError() | ValueError():
+        case LaunchError() | KernelError() | OSError() | ValueError():
             return USAGE
+        case ZcellError():
+            return TRANSFER
     return None
 
 

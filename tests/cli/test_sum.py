@@ -1,0 +1,65 @@
+"""`zcell sum`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import events, json_lines, zcell
+from zcell.digest import Digest
+
+
+def test_it_prints_the_digest_that_transfers_are_verified_with(tmp_path: Path) -> None:
+    contents = {"a": b"", "b": b"hello", "c": os.urandom(3_000_000)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    done = zcell("sum", *contents, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines() == [f"{Digest.of(content)}  {name}" for name, content in contents.items()]
+    assert done.stderr == b""
+
+
+def test_flat_is_plain_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"hello")
+    assert zcell("sum", "--flat", "f", cwd=tmp_path).stdout.decode() == f"{hashlib.sha256(b'hello').hexdigest()}  f\n"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_dash_is_standard_input(flat: bool) -> None:
+    data = os.urandom(200_000)
+    done = zcell("sum", *(["--flat"] if flat else []), "-", stdin=data)
+    expected = hashlib.sha256(data).hexdigest() if flat else str(Digest.of(data))
+    assert done.stdout.decode() == f"{expected}  -\n"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_cannot_be_read_is_named_and_the_rest_is_still_summed(tmp_path: Path, flat: bool) -> None:
+    (tmp_path / "here").write_bytes(b"x")
+    done = zcell("sum", *(["--flat"] if flat else []), "missing", ".", "here", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.decode().endswith("  here\n")
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr.decode().splitlines() == [
+        "zcell: missing: No such file or directory",
+        "zcell: .: is a directory; name the files in it",
+    ]
+
+
+def test_json_has_one_object_a_line(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"hello")
+    done = zcell("sum", "--json", "f", "missing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert events(done.stdout, "sum") == [{"event": "sum", "path": "f", "digest": str(Digest.of(b"hello")), "bytes": 5}]
+    assert [line["event"] for line in json_lines(done.stdout)] == ["sum", "error"]
+
+
+def test_a_name_that_is_no_utf8_is_passed_through(tmp_path: Path) -> None:
+    name = os.fsdecode(b"f\xff")
+    (tmp_path / name).write_bytes(b"x")
+    done = zcell("sum", name, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.endswith(b"  f\xff\n")
+    assert zcell("sum", "--json", name, cwd=tmp_path).returncode == 0
