@@ -1,0 +1,39 @@
+"""The documentation says what is: drawings match the tables, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def test_the_state_diagrams_are_drawn_from_the_tables_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("zcell_docs_diagrams", ROOT / "docs" / "diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    diagrams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagrams)
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    assert diagrams.redrawn(page) == page, "run: python docs/diagrams.py"
+    assert page.count("stateDiagram-v2") == len(diagrams.MACHINES)
+
+
+def test_every_link_between_pages_leads_to_a_file() -> None:
+    assert PAGES
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not target.startswith("mailto:"):
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+
+
+def test_the_numbers_of_the_message_kinds_on_the_page_are_those_of_the_code() -> None:
+    from zcell.protocol.envelope import Kind
+
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    for kind in Kind:
+        listed = re.search(rf"\| {kind.name} \| {int(kind)} \|", page) or re.search(rf"\b{kind.name} {int(kind)}\b", page)
+        paired = kind in (Kind.PING, Kind.PONG) and "| PING, PONG | 21, 22 |" in page
+        assert listed or paired, f"{kind.name} = {int(kind)} is not on the page"
