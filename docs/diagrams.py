@@ -47,7 +47,7 @@ def redrawn(page: str) -> str:
         block = re.compile(rf"(<!-- machine: {name} -->\n```mermaid\n)[^`]*(```)")
         if not block.search(page):
             raise ValueError(f"{PAGE.name} has no place for the machine {name!r}")
-        page = block.sub(lambda m, drawing=draw(table): f"{m[1]}{drawing}\n{m[2]}", page)  # type: ignore[misc]
+        page = block.sub(rf"\g<1>{draw(table)}\n\g<2>", page)
     return page
 
 
