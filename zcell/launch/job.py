@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from zcell.errors import BundleError, DownloadError, LinkError, WorkspaceError, ZcellError
 from zcell.launch.command import LEFTOVER_GRACE, Command
@@ -23,6 +24,8 @@ from zcell.launch.family import adopt_orphans
 from zcell.launch.lease import Lease, Phase, Report
 from zcell.launch.scratch import Scratch
 from zcell.launch.watch import Watch
+from zcell.workspace.context import JobContext
+from zcell.workspace.transfer import download_workspace, upload_results
 
 log = logging.getLogger("zcell.job")
 
@@ -47,10 +50,12 @@ class JobRunner:
     """One job, from its workspace to its results."""
 
     def __init__(self, argv: Sequence[str], grace: float) -> None:
-        self._context = _context_from_env()
+        self._context = JobContext.from_env()
+        # a job without a link called "latest" is better than no results at all
+        self._context.skip_links = True
         credentials = os.environ.get(VARIABLE)
         self._credentials = Path(credentials) if credentials else None
-        self._directory = _job_directory()
+        self._directory = self._context.job_directory if self._context.owner else _empty_job_directory()
         self._command = Command(argv, self._directory, self._credentials)
         self._watch = Watch(self._command, Lease.from_env(), grace)
         scratch = os.environ.pop("ZCELL_SCRATCH", "")
@@ -63,6 +68,7 @@ class JobRunner:
         try:
             return self._run()
         finally:
+            self._context.close()
             self._watch.stop()
             self._clean_up()
 
@@ -76,18 +82,23 @@ class JobRunner:
         if not self._command.end_leftovers(0.0 if self._watch.stopping.triggered else LEFTOVER_GRACE):
             log.warning("some processes that the command started cannot be ended")
         try:
-            self._upload(code)
+            results = self._upload(code)
         except (ZcellError, OSError) as error:
             return self._files_failed(error, code)
-        self._watch.say(Report(Phase.ENDED, code))
+        self._watch.say(Report(Phase.ENDED, code, results=results))
         return code
 
     def _download(self) -> None:
         self._watch.say(Report(Phase.DOWNLOAD))
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._context.abort = self._watch.stopping
+        download_workspace(self._context)
+        self._directory.mkdir(parents=True, exist_ok=True)  # of a workspace that has nothing for this job yet
 
-    def _upload(self, code: int) -> None:
+    def _upload(self, code: int) -> dict[str, Any] | None:
         self._watch.say(Report(Phase.UPLOAD, code))
+        self._context.abort = self._watch.forsaken
+        received = upload_results(self._context)
+        return received.to_dict() if received is not None else None
 
     def _files_failed(self, error: Exception, code: int | None) -> int:
         """Tell why files could not travel; the exit code."""
@@ -109,11 +120,8 @@ class JobRunner:
             self._scratch.release()
 
 
-def _context_from_env() -> object:
-    return None
-
-
-def _job_directory() -> Path:
+def _empty_job_directory() -> Path:
+    """Where the command runs when no workspace belongs to the job."""
     root = os.environ.get("ZCELL_WORKSPACE")
     return Path(root, os.environ.get("ZCELL_JOB_ID", "")) if root else Path.cwd()
 

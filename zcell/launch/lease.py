@@ -12,6 +12,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 VARIABLE = "ZCELL_LEASE_FD"
 _MAX_PACKET = 8 * 1024
@@ -38,6 +39,8 @@ class Report:
     failure: str = ""
     """``link``, ``transfer`` or ``verification`` when files could not travel."""
     error: str = ""
+    results: dict[str, Any] | None = None
+    """What was brought back: the fields of `zcell.workspace.receive.Received`."""
 
     def encode(self) -> bytes:
         content = asdict(self) | {"error": self.error[:_MAX_TEXT]}
@@ -51,7 +54,8 @@ class Report:
             raise ValueError("not a report")
         report = cls(**content)
         texts = (report.phase, report.failure, report.error)
-        if not all(isinstance(t, str) for t in texts) or not isinstance(report.exit_code, int | None):
+        right = isinstance(report.exit_code, int | None) and isinstance(report.results, dict | None)
+        if not right or not all(isinstance(t, str) for t in texts):
             raise ValueError("a report's fields have the wrong types")
         return report
 

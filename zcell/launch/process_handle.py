@@ -13,7 +13,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from zcell.launch.family import Family, signal_processes
 from zcell.launch.handle import JobHandle
@@ -56,6 +57,8 @@ class ProcessHandle(JobHandle):
         self._heard = time.monotonic()
         self._kill_at: float | None = None
         self._ended_by_us = ""
+        self.kept: Path | None = None
+        """The job's directory, left where it was because its results could not be brought back."""
         self._streams: dict[str, IO[bytes]] = {}
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
             assert stream is not None
@@ -81,6 +84,11 @@ class ProcessHandle(JobHandle):
     @property
     def failure(self) -> str:
         return self._report.failure
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What was brought back: files, directories, data_bytes, fetched_bytes, digest, seconds. None while nothing was."""
+        return self._report.results
 
     def terminate(self, grace: float | None = None) -> JobReturnCode:
         seconds = self.spec.grace if grace is None else grace
@@ -172,8 +180,13 @@ class ProcessHandle(JobHandle):
             stream.close()
         self._output.end()
         self._lease.close()
-        self._scratch.remove()
-        self._finish(*self._outcome())
+        outcome = self._outcome()
+        if self._report.failure and self._report.exit_code is not None:  # it ran, and what it made is nowhere else
+            self.kept = self._scratch.workspace / self.job_id
+            self._scratch.keep()
+        else:
+            self._scratch.remove()
+        self._finish(*outcome)
 
     def give_up(self, reason: str) -> None:
         """Whoever waits for the job must not wait for ever."""

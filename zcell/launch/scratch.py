@@ -54,6 +54,13 @@ class Scratch:
     def temporary(self) -> Path:
         return self.path / TEMPORARY
 
+    def keep(self) -> None:
+        """Let the workspace stay, for good: no sweep removes it. Credentials and temporary files go."""
+        self.credentials.unlink(missing_ok=True)
+        _remove_tree(self.temporary)
+        (self.path / _MARK).unlink(missing_ok=True)
+        self.release()
+
     def release(self) -> None:
         """Stop holding the directory; it stays. Idempotent."""
         if self._fd is not None:
