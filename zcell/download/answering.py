@@ -55,6 +55,7 @@ class Answering:
         self._offers: dict[str, tuple[Offer, Transaction]] = {}
         self._gone: OrderedDict[str, tuple[float, Transaction]] = OrderedDict()
         self._outgoing: dict[bytes, Outgoing] = {}
+        self._ending: list[Outgoing] = []
         self._stepping: dict[bytes, tuple[Offer, Transaction, str]] = {}
         self._requests: dict[str, Callable[[Request], Any]] = {
             msg.Open.topic: self._on_open,
@@ -114,6 +115,7 @@ class Answering:
                 del self._stepping[stream]
         for out in ending:
             out.fail("gone", "the transaction has ended")
+            self._close(out)
         for offer in offers:
             offer.release()
 
@@ -134,7 +136,17 @@ class Answering:
             for out in silent:
                 del self._outgoing[out.stream]
         for out in silent:
-            out.close()
+            self._close(out)
+
+    def _close(self, out: Outgoing) -> None:
+        out.close()
+        if not out.released.is_set():
+            self._ending = [o for o in self._ending if not o.released.is_set()] + [out]
+
+    def wait_released(self, deadline: float) -> None:
+        """Wait, at most until the time `deadline`, for transfers that were ended while they had a chunk in work."""
+        for out in self._ending:
+            out.released.wait(max(0.0, deadline - time.monotonic()))
 
     def _find(self, ref_id: str, origin: str) -> tuple[Offer, Transaction]:
         """The offer, if `origin` may have it; raises `_Refused`."""
@@ -202,6 +214,7 @@ class Answering:
         except _Refused:
             return {}  # the transaction has ended: it is all the same to it
         self._end_stream(message.stream, request.origin)
+        tx.report(_event(message, offer, request.origin, ProgressState.COMPLETED, message.bytes_done))
         tx.confirm(offer, request.origin, "")
         return {}
 
@@ -259,6 +272,8 @@ class Answering:
         message = msg.parse(msg.Close, request.payload)
         offer, tx = self._owner_of(message.stream, request.origin)
         if offer is not None and tx is not None:
+            state = ProgressState.ABORTED if message.failure == "aborted" else ProgressState.FAILED
+            tx.report(_event(message, offer, request.origin, state, None, message.failure))
             tx.confirm(offer, request.origin, message.failure or "aborted")
         self._end_stream(message.stream, request.origin)
 
@@ -270,18 +285,7 @@ class Answering:
             return
         if out is not None:
             out.last_heard = time.monotonic()
-        tx.report(
-            ProgressEvent(
-                message.stream.hex(),
-                offer.ref.id,
-                request.origin,
-                message.sequence,
-                message.bytes_done,
-                message.bytes_total,
-                message.items_done,
-                ProgressState(message.state),
-            )
-        )
+        tx.report(_event(message, offer, request.origin, ProgressState(message.state), message.bytes_total))
 
     def _owner_of(self, stream: bytes, origin: str) -> tuple[Offer | None, Transaction | None]:
         out = self._outgoing.get(stream)
@@ -300,7 +304,7 @@ class Answering:
             if self._stepping.get(stream, (None, None, ""))[2] == origin:
                 del self._stepping[stream]
         if out is not None:
-            self._cell.submit_transfer(out.close)
+            self._close(out)
 
     # --- events from owners, on the I/O thread -----------------------------------------------------------------------------
 
@@ -332,6 +336,27 @@ class Answering:
         message = msg.parse(msg.UnknownStream, request.payload)
         if fetch := self._fetch_of(message, request.origin):
             fetch.post(lambda machine, now: machine.unknown_stream(now))
+
+
+def _event(
+    message: msg.Progress | msg.Done | msg.Close,
+    offer: Offer,
+    receiver: str,
+    state: ProgressState,
+    total: int | None,
+    reason: str = "",
+) -> ProgressEvent:
+    return ProgressEvent(
+        message.stream.hex(),
+        offer.ref.id,
+        receiver,
+        message.sequence,
+        message.bytes_done,
+        total,
+        message.items_done,
+        state,
+        reason,
+    )
 
 
 def _tolerant(event: Callable[[Request], None]) -> Callable[[Request], None]:

@@ -374,10 +374,13 @@ class Fetch(Generic[T]):
             self._machine.unreachable(f"{reply.rc.value}: {reply.error}", time.monotonic())
 
     def _done_message(self) -> msg.Done:
-        return msg.Done(self.ref_id, self.stream, self._machine.statistics().bytes_done, self._machine.table.count)
+        done, items = self._machine.statistics().bytes_done, self._machine.table.count
+        return msg.Done(self.ref_id, self.stream, self.reporter.next_sequence(), done, items)
 
     def _announce_failure(self, action: act.Fail) -> None:
-        close = msg.Close(self.stream, action.reason, action.text[: msg.MAX_TEXT])
+        done, items = self._machine.statistics().bytes_done, self._machine.table.count
+        sequence = self.reporter.next_sequence()
+        close = msg.Close(self.stream, sequence, done, items, action.reason, action.text[: msg.MAX_TEXT])
         self._cell.post_event(self.owner, msg.CHANNEL, close.topic, close.to_payload())
 
     # --- time --------------------------------------------------------------------------------------------------------------

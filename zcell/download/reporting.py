@@ -1,7 +1,7 @@
 """Telling how far a download is. Invariant: events have growing sequence numbers, and the last one is terminal.
 
 The caller's `progress` gets an event at most ten times a second; the owner one a second, also while nothing grows but the
-receiver is working, because work after the last byte is still life.
+receiver is working, because work after the last byte is still life. The last word to the owner is `Done` or `Close`.
 """
 
 from __future__ import annotations
@@ -57,20 +57,23 @@ class Reporter:
             state = ProgressState.ABORTED
         self.tell(figures.bytes_done, figures.bytes_total, machine.table.count, state, machine.failure)
 
+    def next_sequence(self) -> int:
+        """A sequence number for a message that carries progress itself, as the first and last words to the owner do."""
+        self._sequence += 1
+        return self._sequence
+
     def tell(self, done: int, total: int | None, items: int, state: ProgressState, reason: str = "") -> None:
         """Tell the caller, and the owner when it is due."""
         now = time.monotonic()
         if self._over:
             return
         self._over = state is not ProgressState.ACTIVE
-        self._sequence += 1
-        event = ProgressEvent(
-            self._stream.hex(), self._ref_id, self._cell.fqcn, self._sequence, done, total, items, state, reason
-        )
+        sequence = self.next_sequence()
+        event = ProgressEvent(self._stream.hex(), self._ref_id, self._cell.fqcn, sequence, done, total, items, state, reason)
         if self._progress is not None and (self._over or now >= self._caller_at):
             self._caller_at = now + _CALLER_SECONDS
             self._queue.call(self._progress, event)
-        if self._over or now >= self._owner_at:
+        if now >= self._owner_at and not self._over:
             self._owner_at = now + _OWNER_SECONDS
-            message = Progress(self._stream, self._sequence, done, items, total, state.value)
+            message = Progress(self._stream, sequence, done, items, total, state.value)
             self._cell.post_event(self._owner, CHANNEL, message.topic, message.to_payload())

@@ -445,6 +445,7 @@ class DownloadService:
         wait_futures([fetch.future for fetch in running], timeout=_SHUTDOWN_SECONDS)
         for fetch in running:
             fetch.ended.wait(max(0.0, deadline - time.monotonic()))
+        self._answering.wait_released(deadline)
         for tx in transactions:
             tx.callbacks.wait_idle(max(0.0, deadline - time.monotonic()))
 

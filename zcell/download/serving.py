@@ -55,6 +55,8 @@ class Outgoing:
         self._unsent = 0
         self._busy_at = 0.0
         self._closed = False
+        self.released = threading.Event()
+        """Set when nothing of it is running any more."""
         self._floor = 0
         offer.acquire()
         source.set_floor(self._floor_key, 0)
@@ -125,7 +127,7 @@ class Outgoing:
                 self._pumps -= 1
                 last = self._closed and self._pumps == 0
             if last:
-                self.offer.give_back()
+                self._give_back()
             else:
                 self._kick()
 
@@ -229,8 +231,12 @@ class Outgoing:
             unused = self._pumps == 0
         self._source.set_floor(self._floor_key, None)
         if unused:
-            self.offer.give_back()
+            self._give_back()
         return True
+
+    def _give_back(self) -> None:
+        self.offer.give_back()
+        self.released.set()
 
     @property
     def _floor_key(self) -> str:

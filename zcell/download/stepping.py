@@ -24,7 +24,7 @@ from zcell.download.sinks import SinkError
 from zcell.download.stepwise import Consumer, State
 from zcell.errors import CellClosedError, DownloadError
 from zcell.message import Reply
-from zcell.protocol.transfer.messages import CHANNEL, Close, Done, Step
+from zcell.protocol.transfer.messages import CHANNEL, MAX_TEXT, Close, Done, Step
 
 if TYPE_CHECKING:
     from zcell.cell.cell import Cell
@@ -219,7 +219,7 @@ class StepFetch:
         self._confirm(time.monotonic() + self._idle_timeout)
 
     def _confirm(self, until: float) -> None:
-        message = Done(self._ref_id, self.stream, self._bytes, self._consumed)
+        message = Done(self._ref_id, self.stream, self._reporter.next_sequence(), self._bytes, self._consumed)
         try:
             reply = self._cell.request_future(
                 self._owner, CHANNEL, message.topic, message.to_payload(), timeout=min(10.0, self._idle_timeout), optional=True
@@ -256,7 +256,8 @@ class StepFetch:
             self._abort.remove_callback(self._abort_key)
         self._reporter.tell(self._bytes, self._bytes, self._consumed, state, error.reason if error else "")
         if error is not None:
-            close = Close(self.stream, error.reason, str(error)[:2000])
+            sequence = self._reporter.next_sequence()
+            close = Close(self.stream, sequence, self._bytes, self._consumed, error.reason, str(error)[:MAX_TEXT])
             self._cell.post_event(self._owner, CHANNEL, close.topic, close.to_payload())
         if self.future.set_running_or_notify_cancel():
             if error is not None:

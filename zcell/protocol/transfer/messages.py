@@ -87,10 +87,13 @@ class AskRoot(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Close(Message):
-    """Receiver gave up the stream. `failure` is a `DownloadError` reason."""
+    """Receiver gave up the stream; its last word on progress. `failure` is a `DownloadError` reason."""
 
     topic: ClassVar[str] = "close"
     stream: bytes
+    sequence: int
+    bytes_done: int
+    items_done: int
     failure: str
     text: str = ""
 
@@ -121,11 +124,12 @@ class Digests(Message):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done(Message):
-    """Receiver says that it stored and verified a ref. Idempotent."""
+    """Receiver says that it stored and verified a ref; its last word on progress. Idempotent."""
 
     topic: ClassVar[str] = "done"
     ref_id: str
     stream: bytes
+    sequence: int
     bytes_done: int
     items_done: int
 
