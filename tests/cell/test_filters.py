@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -203,7 +204,7 @@ def test_requests_to_oneself_pass_the_same_filters(tree: TreeFactory) -> None:
     ran: list[str] = []
     for direction in ("outgoing", "incoming"):
         for kind in ("request", "reply"):
-            cell.add_filter(direction, kind, "c", "t", lambda _, w=f"{direction} {kind}": ran.append(w))
+            cell.add_filter(direction, kind, "c", "t", partial(lambda where, _: ran.append(where), f"{direction} {kind}"))
     cell.register("c", "t", lambda _: None)
     assert cell.request("server", "c", "t", timeout=5).ok
     assert ran == ["outgoing request", "incoming request", "outgoing reply", "incoming reply"]

@@ -208,7 +208,7 @@ def test_a_zmq_router_that_is_no_cell_is_a_link_error(tree: TreeFactory) -> None
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
         router.bind(url)
-        url = router.last_endpoint.decode()
+        url = router.getsockopt_string(zmq.LAST_ENDPOINT)
         with Cell("site-1", parent=url, secret=SECRET, limits=TIGHT, context=context) as cell:
             assert router.poll(5000)
             identity, *_ = router.recv_multipart()

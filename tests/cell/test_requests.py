@@ -13,6 +13,7 @@ from tests.eventually import eventually
 from tests.trees import Tree, TreeFactory
 from zcell.abort import Abort
 from zcell.errors import CodecError, RequestError
+from zcell.limits import Limits
 from zcell.message import Request, ReturnCode
 
 
@@ -77,6 +78,21 @@ def test_failures_are_logged_once_and_only_at_debug_when_optional(tree: TreeFact
             assert "payload" not in caplog.text
             if not optional:
                 assert len(told) == 1
+
+
+def test_the_same_failure_is_not_logged_for_every_message(tree: TreeFactory, caplog: pytest.LogCaptureFixture) -> None:
+    cells = tree("server", "site-1")
+
+    def warnings() -> int:
+        return len([r for r in caplog.records if r.levelno >= logging.WARNING])
+
+    with caplog.at_level(logging.INFO, "zcell"):
+        for _ in range(20):
+            cells["site-1"].send("nobody", "c", "t")
+            cells["site-1"].request("nobody", "c", "t", timeout=5)
+        assert warnings() == 1
+        cells["site-1"].request("nobody-else", "c", "t", timeout=5)
+        assert warnings() == 2
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -162,6 +178,7 @@ def test_timeouts_of_many_waits_end_in_their_order(tree: TreeFactory) -> None:
         future.add_done_callback(record)
         futures.append(future)
     assert {f.result(5).rc for f in futures} == {ReturnCode.TIMEOUT}
+    eventually(lambda: len(ended) == 4)
     assert ended == [0.1, 0.2, 0.3, 0.4]
     gate.open.set()
 
@@ -204,7 +221,7 @@ def test_wrong_arguments_are_errors_at_the_caller(tcp_tree: TreeFactory, change:
 def test_replies_find_their_requests_among_many(tree: TreeFactory) -> None:
     cells = tree("server", "site-1", "site-2", "site-1.job-1")
     for name in cells:
-        cells[name].register("echo", "t", lambda r, name=name: (name, r.payload), allow="any")
+        cells[name].register("echo", "t", lambda r: (r.target, r.payload), allow="any")
     wrong: list[Any] = []
 
     def call(source: str, seed: int) -> None:
@@ -272,6 +289,26 @@ def test_a_future_can_be_cancelled_and_is_then_forgotten(tree: TreeFactory) -> N
     gate.open.set()
     eventually(lambda: cells["site-1"].statistics().late_replies == 1)
     assert cells["site-1"].request("server", "zcell", "ping", timeout=5).ok
+
+
+def test_stopping_ends_futures_even_when_the_pool_is_blocked(tree: TreeFactory) -> None:
+    """Every wait ends: the pool that would deliver the outcome may never get to it."""
+    cells = tree()
+    cells.add("server", limits=Limits(handler_threads=1))
+    cells.add("site-1")
+    gate = Gate(cells, "server")
+    far = Gate(cells, "site-1")
+    stuck = cells["site-1"].request_future("server", "gate", "t", timeout=60)
+    assert gate.entered.acquire(timeout=5)
+    future = cells["server"].request_future("site-1", "gate", "t", timeout=60)
+    submitted = cells["server"].submit(lambda: None)
+    assert far.entered.acquire(timeout=5)
+    cells["server"].stop(0.2)
+    assert future.result(1).rc is ReturnCode.ABORTED
+    assert submitted.cancelled()
+    gate.open.set()
+    far.open.set()
+    assert stuck.result(5).rc is not ReturnCode.OK
 
 
 def test_raise_for_rc_names_what_failed(tree: TreeFactory) -> None:

@@ -16,7 +16,7 @@ NAMES = ("server", "server.job-9", "site-1", "site-1.job-1", "site-1.job-1.a", "
 
 def answer_with_name(cells: Tree) -> None:
     for name in cells:
-        cells[name].register("who", "are you", lambda r, name=name: [name, r.origin, r.payload], allow="any")
+        cells[name].register("who", "are you", lambda r: [r.target, r.origin, r.payload], allow="any")
 
 
 def test_every_cell_reaches_every_cell(tree: TreeFactory) -> None:
@@ -37,7 +37,7 @@ def test_events_travel_every_way_too(tree: TreeFactory) -> None:
     cells = tree(*NAMES)
     seen: dict[str, set[str]] = {name: set() for name in NAMES}
     for name in NAMES:
-        cells[name].register("hello", "*", lambda r, name=name: seen[name].add(r.origin), allow="any")
+        cells[name].register("hello", "*", lambda r: seen[r.target].add(r.origin), allow="any")
     for name in NAMES:
         assert set(cells[name].send(NAMES, "hello", "all").values()) == {ReturnCode.OK}
     eventually(lambda: all(len(origins) == len(NAMES) for origins in seen.values()), what=lambda: seen)
@@ -107,7 +107,10 @@ def test_is_connected_tells_neighbours_from_others(tree: TreeFactory) -> None:
     assert cells["site-1"].is_connected("site-1.job-1")
     assert cells["server"].is_connected("site-1")
     assert not cells["server"].is_connected("site-9")
-    assert not cells["site-1.job-1"].is_connected("site-9")
+    assert cells["site-1.job-1"].is_connected("site-9"), "the way up is open; whether it ends there is not known here"
+    cells.stop("site-1")
+    eventually(lambda: not cells["site-1.job-1"].is_connected("site-9"))
+    assert not cells["site-1.job-1"].is_connected("server")
 
 
 def test_relays_forward_without_handling(tree: TreeFactory) -> None:

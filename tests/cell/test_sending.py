@@ -18,7 +18,7 @@ def test_send_reports_each_target(tree: TreeFactory) -> None:
     cells = tree("server", "site-1", "site-2")
     got: list[str] = []
     for name in cells:
-        cells[name].register("c", "t", lambda _, name=name: got.append(name))
+        cells[name].register("c", "t", lambda r: got.append(r.target))
     outcome = cells["server"].send(["site-1", "nobody", "site-2", "server"], "c", "t", {"x": 1})
     assert outcome == {
         "site-1": ReturnCode.OK,
@@ -121,14 +121,16 @@ SMALL = Limits(link_work_bytes=64 * KIB, link_queue_bytes=64 * KIB, handler_thre
 def test_a_full_queue_is_reported_and_what_was_accepted_is_delivered(tree: TreeFactory, names: tuple[str, ...]) -> None:
     cells = tree(*names, limits=SMALL)
     source = cells[names[-1]]
-    release, handled = threading.Event(), []
+    release = threading.Event()
+    handled: list[int] = []
 
     def handle(request: Request) -> None:
         release.wait(30)
         handled.append(request.payload[0])
 
     cells["server"].register("c", "t", handle)
-    accepted, refused = [], []
+    accepted: list[int] = []
+    refused: list[int] = []
     data = bytes(8 * KIB)
     for number in range(200):
         outcome = source.send("server", "c", "t", [number, data], timeout=0.02)["server"]

@@ -42,6 +42,7 @@ class Proxy:
         self._wake, self._waker = socket.socketpair()
         self._lock = threading.Lock()
         self._sides: set[_Side] = set()
+        self._dropped: list[_Side] = []
         self._frozen = self._refusing = self._ended = self._cutting = False
         self._delay = 0.0
         self.accepted = 0
@@ -103,6 +104,7 @@ class Proxy:
                         self._drop(side)
             for side in list(self._sides):
                 self._drop(side)
+            self._watch(selector)
 
     def _pause(self) -> float | None:
         """Seconds until the next delayed bytes may leave."""
@@ -126,8 +128,9 @@ class Proxy:
                 selector.modify(side.sock, wanted, side)
             elif wanted:
                 selector.register(side.sock, wanted, side)
-            if side not in self._sides:
-                side.sock.close()
+        for side in self._dropped:
+            side.sock.close()
+        self._dropped.clear()
 
     def _connect(self, selector: selectors.BaseSelector) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -189,9 +192,7 @@ class Proxy:
                 self._sides.discard(one)
                 with contextlib.suppress(OSError):
                     one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        if self._ended:
-            side.sock.close()
-            side.other.sock.close()
+                self._dropped.append(one)
 
     def __enter__(self) -> Proxy:
         self._thread.start()

@@ -22,6 +22,7 @@ from zcell.cell.calls import PendingCalls
 from zcell.cell.dispatch import Dispatcher
 from zcell.cell.endpoints import check_endpoint, is_local, require_local
 from zcell.cell.events import LinkEvent
+from zcell.cell.failures import FailureLog
 from zcell.cell.filters import FilterChains, FilterFn
 from zcell.cell.gate import Gate
 from zcell.cell.handlers import HandlerFn, HandlerTable
@@ -109,6 +110,7 @@ class Cell:
         self.payloads = Payloads(self, self.codec)
         self._extensions: dict[str, Any] = {}
         self._extension_lock = threading.RLock()
+        self._failures = FailureLog(self.fqcn)
         self._link_callbacks: dict[int, Callable[[LinkEvent], None]] = {}
         self._callback_number = 0
         self._endpoints: tuple[str, ...] = ()
@@ -134,7 +136,8 @@ class Cell:
                 raise CellClosedError(f"cell {self.fqcn!r} was stopped; make a new Cell for a new life")
             self._state = "starting"
         if self._open_to_others:
-            log.warning("cell %s: open to other machines without kits (insecure=True)", self.fqcn)
+            urls = ", ".join(u for u in [*self._listen, self._parent_url] if u and not is_local(u))
+            log.warning("cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, urls)
         self._build()
         try:
             if self._listen:
@@ -264,7 +267,7 @@ class Cell:
     @property
     def is_ready(self) -> bool:
         """Whether the cell runs and, if it has a parent, is linked to it."""
-        return self._state == "running" and (self._uplink is None or self._uplink.is_ready)
+        return self._state == "running" and os.getpid() == self._pid and (self._uplink is None or self._uplink.is_ready)
 
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until `is_ready`. Raises `LinkRefusedError` as soon as the parent refuses, `LinkError` after `timeout` seconds."""
@@ -371,7 +374,7 @@ class Cell:
         `TypeError` for wrong arguments, `CellClosedError`.
         """
         reply = self._outbox_now().request(self._outgoing(target, channel, topic, payload, timeout, headers, secure, abort))
-        self._log(reply, target, channel, topic, optional)
+        self._failures.note(reply, target, channel, topic, optional)
         return reply
 
     def request_future(
@@ -390,7 +393,9 @@ class Cell:
         """As `request`, without waiting; cancelling the future ends the request. A full queue is told at once."""
         outbox = self._outbox_now()
         future = outbox.request_future(self._outgoing(target, channel, topic, payload, timeout, headers, secure, abort))
-        future.add_done_callback(lambda f: None if f.cancelled() else self._log(f.result(), target, channel, topic, optional))
+        future.add_done_callback(
+            lambda f: None if f.cancelled() else self._failures.note(f.result(), target, channel, topic, optional)
+        )
         return future
 
     def broadcast(
@@ -417,7 +422,7 @@ class Cell:
         replies: dict[str, Reply] = {}
         for out, call in calls:
             reply = call if isinstance(call, Reply) else outbox.await_call(out, call, end)
-            self._log(reply, out.target, channel, topic, optional)
+            self._failures.note(reply, out.target, channel, topic, optional)
             replies[out.target] = reply
         return replies
 
@@ -439,12 +444,14 @@ class Cell:
         Events to one target on one channel are handled in the order they were sent.
         """
         outbox = self._outbox_now()
+        if not isinstance(targets, str | Iterable):
+            raise TypeError(f"targets: expected a name or names, not {type(targets).__name__}")
         names = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
         outcome: dict[str, ReturnCode] = {}
         for target in names:
             out = self._outgoing(target, channel, topic, payload, timeout, dict(headers or {}), secure, None, waits=False)
             reply = outbox.send(out)
-            self._log(reply, target, channel, topic, optional)
+            self._failures.note(reply, target, channel, topic, optional)
             outcome[target] = reply.rc
         return outcome
 
@@ -480,16 +487,13 @@ class Cell:
             raise ValueError(f"timeout is a number of seconds above 0, got {timeout!r}")
         if secure:
             raise ValueError("secure: end-to-end sealing needs kits, which this version does not have")
-        if headers is not None and not isinstance(headers, dict):
-            raise TypeError(f"headers is a dict, not {type(headers).__name__}")
+        if headers is not None and not (isinstance(headers, dict) and all(type(k) is str for k in headers)):
+            raise TypeError("headers is a dict whose keys are str")
+        if abort is not None and not isinstance(abort, Abort):
+            raise TypeError(f"abort is a zcell.Abort, not {type(abort).__name__}")
         if self._io.is_here and waits:
             raise RuntimeError("a handler on the I/O thread cannot wait for a request")
         return Outgoing(target, channel, topic, payload, float(timeout), dict(headers or {}), abort)
-
-    def _log(self, reply: Reply, target: str, channel: str, topic: str, optional: bool) -> None:
-        if reply.rc is not ReturnCode.OK:
-            level = logging.DEBUG if optional else logging.WARNING
-            log.log(level, "cell %s: %s/%s to %s: %s: %s", self.fqcn, channel, topic, target, reply.rc.value, reply.error)
 
     # -- for the rooms above -------------------------------------------------------------------------------------------
 

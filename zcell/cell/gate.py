@@ -250,6 +250,9 @@ class Gate:
         self._switch.loop.unwatch(self._socket)
         if self._watcher is not None:
             self._switch.loop.unwatch(self._watcher)
+        for url in self._bound:
+            if url.startswith("inproc://"):  # closing frees the name only some time later, and a new cell may want it now
+                self._socket.unbind(url)
         close_socket(self._socket, self._watcher)
         self._socket = self._watcher = None
         for url in self._bound:

@@ -78,7 +78,10 @@ class Switch:
             self.on_link(LinkEvent(link.peer, False, reason))
 
     def check_alive(self, ping_parent: bool) -> None:
-        """Take down links without a sign of life, report what credit is unreported; with `ping_parent`, ask the parent for life."""
+        """Take down links without a sign of life, report what credit is unreported; with `ping_parent`, ask the parent for life.
+
+        A child that has been silent for half the time is asked too: its own heartbeat may be slower than what is expected here.
+        """
         now = time.monotonic()
         for link in list(self.links.values()):
             silent = now - link.last_heard
@@ -88,7 +91,7 @@ class Switch:
             try:
                 if link.received.is_stale:
                     link.report_credit()
-                if ping_parent and link.is_parent:
+                if (ping_parent and link.is_parent) or silent > self.limits.link_timeout / 2:
                     link.send_link(Kind.PING, {})
             except LinkLostError as e:
                 self.lose(link, str(e))
@@ -125,7 +128,7 @@ class Switch:
                     self._receive_routed(link, decode(parts[i]), parts[i : i + 2])
             else:
                 self._receive_link_frame(link, first)
-        except (ProtocolError, IndexError) as e:
+        except (ProtocolError, ValueError, IndexError) as e:
             self.counters.drop("junk")
             log.debug("cell %s: junk from %s: %s", self.me, link.peer, e)
         except LinkLostError as e:
@@ -155,8 +158,12 @@ class Switch:
         if not routing.may_come_from(link.peer, self.me, envelope.source):
             self.counters.drop("spoofed")
             log.warning("cell %s: dropped a message of %s that came from %s", self.me, envelope.source, link.peer)
-        elif len(frames) < 2 or (kind is not Kind.DATA and size > self.limits.message_bytes + 65536):
-            self.counters.drop("junk" if len(frames) < 2 else "oversize")
+        elif len(frames) < 2:
+            self.counters.drop("junk")
+        elif kind is not Kind.DATA and size > self.limits.message_bytes + 65536:
+            self.counters.drop("oversize")
+            text = f"a message of {size} bytes, where {self.me} takes at most {self.limits.message_bytes}"
+            self._refuse(link, envelope, ReturnCode.MSG_TOO_BIG, text)
         elif envelope.target == self.me:
             self.deliver(envelope, frames[1], frames[2:], release or _nothing)
             release = None
@@ -234,19 +241,13 @@ class Switch:
         """Say so to the caller of a request; count anything else."""
         if envelope.kind is not Kind.REQUEST:
             self.counters.drop("no_route")
-            return
-        error = f"{self.me} has no link towards {envelope.target}"
-        reply = Envelope(
-            Kind.REPLY,
-            self.me,
-            envelope.source,
-            envelope.channel,
-            envelope.topic,
-            envelope.id,
-            rc=ReturnCode.TARGET_UNREACHABLE,
-            error=error,
-        )
-        link.send_control([reply.encode(), b"\xc0"])
+        self._refuse(link, envelope, ReturnCode.TARGET_UNREACHABLE, f"{self.me} has no link towards {envelope.target}")
+
+    def _refuse(self, link: Link, envelope: Envelope, rc: ReturnCode, error: str) -> None:
+        """Answer a request that gets no further than this cell; nobody waits for anything else."""
+        if envelope.kind is Kind.REQUEST:
+            to = (envelope.source, envelope.channel, envelope.topic, envelope.id)
+            link.send_control([Envelope(Kind.REPLY, self.me, *to, rc=rc, error=error).encode(), b"\xc0"])
 
     # -- outgoing ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from zcell.protocol.link import Initiator, Lane, LinkIdentity, State
 from zcell.security.proof import LinkProof
 
 log = logging.getLogger("zcell.cell.uplink")
+_BATCH_KIND = bytes([Kind.BATCH])
 _BATCH = 64
 _DATA_BATCH = 8
 
@@ -59,6 +60,8 @@ class Uplink:
         self.parent = parent
         self._wires: dict[Lane, _Wire] = {}
         self._link: Link | None = None
+        self._early: list[list[Any]] = []
+        """What the parent sent between the two lanes' handshakes: it waits, for its answers could not travel yet."""
         self._timer: Timer | None = None
         self._failures = 0
         self._closed = False
@@ -132,8 +135,12 @@ class Uplink:
 
     def _read(self, lane: Lane, wire: _Wire) -> bool:
         for frames in wire.drain.all_of(wire.socket):
-            if wire.handshake.state is State.UP and self._link is not None:
-                self._switch.receive(self._link, frames)
+            link = self._link
+            if wire.handshake.state is State.UP and link is not None:
+                if self._ready or (len(frames) == 1 and frames[0][2:3] != _BATCH_KIND):
+                    self._switch.receive(link, frames)
+                else:
+                    self._early.append(frames)
             else:
                 self._advance(lane, wire, frames)
         return False
@@ -146,6 +153,8 @@ class Uplink:
             if answer is not None:
                 LaneSocket(wire.socket).send([answer])
         except (ProtocolError, LinkLostError) as e:
+            if isinstance(e, ProtocolError):
+                self._switch.counters.drop("junk")
             self._fail(f"the handshake failed: {e}")
             return
         refusal = wire.handshake.refusal
@@ -181,6 +190,9 @@ class Uplink:
         link.last_heard = time.monotonic()
         self._switch.add(link)
         self._set(ready=True)
+        early, self._early = self._early, []
+        for frames in early:
+            self._switch.receive(link, frames)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -191,7 +203,7 @@ class Uplink:
     def _fail(self, reason: str, final: bool = False) -> None:
         """End this attempt, or this link, and plan the next."""
         link, self._link = self._link, None
-        self._drop_wires()
+        self._drop_wires(saying_goodbye=self._closed and link is not None and link.up)
         self._set(ready=False, error=reason, refused=final)
         if link is not None and link.up:
             self._switch.lose(link, reason)
@@ -203,15 +215,18 @@ class Uplink:
         self._failures = min(self._failures + 1, 16)
         self._timer = self._switch.loop.call_later(random.uniform(ceiling / 4, ceiling), self.open)  # noqa: S311 - jitter
 
-    def _drop_wires(self) -> None:
+    def _drop_wires(self, saying_goodbye: bool) -> None:
         if self._timer is not None:
             self._timer.cancel()
         for wire in self._wires.values():
+            if not saying_goodbye:  # a socket that lingers with an unsent HELLO goes on connecting
+                wire.socket.linger = 0
             self._switch.loop.unwatch(wire.socket)
             if wire.watcher is not None:
                 self._switch.loop.unwatch(wire.watcher)
             close_socket(wire.socket, wire.watcher)
         self._wires.clear()
+        self._early.clear()
 
     def close(self, reason: str) -> None:
         """Say goodbye to the parent and close. Idempotent."""

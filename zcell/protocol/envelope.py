@@ -112,7 +112,7 @@ def decode(frame: bytes) -> Envelope:
     if len(frame) > MAX_ENVELOPE_BYTES:
         raise ProtocolError(f"an envelope of {len(frame)} bytes; at most {MAX_ENVELOPE_BYTES} are allowed")
     try:
-        fields = msgpack.unpackb(frame, raw=False)
+        fields = msgpack.unpackb(frame, raw=False, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as e:
         raise ProtocolError(f"an envelope that is not msgpack: {type(e).__name__}") from None
     if type(fields) is not list or len(fields) != 12 or fields[0] != VERSION:
