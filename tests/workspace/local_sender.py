@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from zcell.workspace.directories import Descent, open_root
-from zcell.workspace.patterns import Excludes
 from zcell.workspace.plan import parse_have, same_entries
 from zcell.workspace.receive import Received, receive_tree
 from zcell.workspace.scan import ScannedTree, scan_tree
@@ -32,18 +30,12 @@ class LocalSender:
         self.have = [self.tree.manifest.entries[index].path for index in parsed]
         return same_entries(self.tree, parsed, {})
 
-    def fetch_small(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
-        root = open_root(stage.small_path)
-        try:
-            with Descent(root, make=True) as descent:
-                for index in indices:
-                    content = self._content(index)
-                    directory, name = descent.above(self.tree.manifest.entries[index].path)
-                    with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=directory), "wb") as out:
-                        out.write(content)
-                    arrived(index)
-        finally:
-            os.close(root)
+    def fetch_small(self, indices: list[int], create: Callable[[int], int], arrived: Callable[[int, int], None]) -> None:
+        for index in indices:
+            content = self._content(index)
+            fd = create(index)
+            os.write(fd, content)
+            arrived(index, fd)
 
     def fetch_large(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
         for index in indices:
@@ -67,6 +59,6 @@ def transfer(source: Path, destination: Path, top: str = "job", **options: objec
     """One whole transfer of `top` from below `source` to below `destination`."""
     fail_after = options.pop("fail_after", None)
     assert fail_after is None or isinstance(fail_after, int)
-    tree = scan_tree(source, [top], excludes=Excludes(()))
+    tree = scan_tree({top: source / top})
     sender = LocalSender(tree, fail_after=fail_after)
     return sender, receive_tree(destination, top, tree.manifest, sender, **options)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_paths_near_the_longest_the_system_allows_arrive(places: tuple[Path, Pat
 
     sender, _ = transfer(source, destination)
     assert len(sender.sent) == 1
-    assert scan_tree(destination, ["job"]).manifest.packed == sender.tree.manifest.packed
+    assert scan_tree({"job": destination / "job"}).manifest.packed == sender.tree.manifest.packed
     sender, _ = transfer(source, destination)
     assert sender.sent == []
 
@@ -302,7 +302,7 @@ def test_a_full_disk_is_reported_before_anything_is_sent(places: tuple[Path, Pat
     source, destination = places
     limits = WorkspaceLimits(total_bytes=1 << 60, file_bytes=1 << 60)
     manifest = Manifest([Entry("job", True, 0o755, 0), Entry("job/f", False, 0o644, 0, 100 << 40)], limits)
-    sender = LocalSender(ScannedTree(source, manifest, (None, None)))
+    sender = LocalSender(ScannedTree({"job": source}, manifest, (None, None)))
     with pytest.raises(WorkspaceError, match="has room for"):
         receive_tree(destination, "job", manifest, sender)
     assert sender.sent == []
@@ -321,6 +321,41 @@ def test_progress_only_grows_and_ends_complete(places: tuple[Path, Path]) -> Non
     assert seen[-1].bytes_done == seen[-1].bytes_total == 8 * 300 * KIB
     assert seen[-1].items_done == seen[-1].items_total == 8
     assert list(dict.fromkeys(event.phase for event in seen)) == ["comparing", "transferring", "installing"]
+
+
+def test_a_directory_may_arrive_under_another_name(places: tuple[Path, Path]) -> None:
+    source, destination = places
+    write_tree(source, {"job/a": b"1", "job/large": bytes(2 * MIB)}, seed=9)
+    write_tree(destination, {"out/mine": b"2", "job/not this": b"3"})
+    before = snapshot(destination / "job")
+    transfer(source, destination, names={"job": "out"})
+    assert set(snapshot(destination / "out")) == {"a", "large", "mine"}
+    assert snapshot(destination / "job") == before
+    sender, _ = transfer(source, destination, names={"job": "out"})
+    assert sender.sent == []
+
+
+def test_content_that_is_held_elsewhere_does_not_travel_and_stays_apart(places: tuple[Path, Path]) -> None:
+    source, destination = places
+    write_tree(source, {"job/a": b"1", "job/new": b"2"}, seed=10)
+    write_tree(destination, {"inputs/a": b"1"}, seed=10)
+    sender, _ = transfer(source, destination, names={"job": "out"}, also_held={"job": destination / "inputs"})
+    assert sender.sent == ["job/new"]
+    assert (destination / "out" / "a").stat().st_ino != (destination / "inputs" / "a").stat().st_ino
+    assert snapshot(destination / "out") == snapshot(source / "job")
+
+
+def test_the_directory_that_the_user_works_in_stays_the_same_directory(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, destination = places
+    write_tree(source, {"job": None, "job/a": b"1", "job/d/b": b"2", "job/d": None, "job/e": None, "job/x": None}, seed=11)
+    write_tree(destination, {"job/a": b"old", "job/d/c": b"old", "job/gone": b"3", "job/e": b"4", "job/d/in": None})
+    monkeypatch.chdir(destination / "job" / "d")
+    inode = (destination / "job").stat().st_ino
+    transfer(source, destination, dropped=lambda path: True)
+    assert (destination / "job").stat().st_ino == inode
+    assert snapshot(destination) == snapshot(source)
 
 
 NAMES = st.text(alphabet=string.ascii_lowercase + "é☃ .", min_size=1, max_size=6).filter(lambda n: n.strip(". "))

@@ -49,7 +49,7 @@ def test_the_listing_has_modes_times_and_sizes_in_order(tmp_path: Path) -> None:
     (job / "b-c").chmod(0o4711)
     os.utime(job / "b" / "x", ns=(1, 1_234_567_890_123_456_789))
     (job / "b" / "empty").chmod(0o2700)
-    manifest = scan_tree(tmp_path, ["job", "missing"]).manifest
+    manifest = scan_tree({"job": tmp_path / "job", "missing": tmp_path / "missing"}).manifest
     assert [entry.path for entry in manifest] == ["job", "job/b", "job/b/empty", "job/b/x", "job/b-c"]
     by_path = {entry.path: entry for entry in manifest}
     assert by_path["job/b/x"].mtime_ns == 1_234_567_890_123_456_789
@@ -63,7 +63,7 @@ def test_links_and_special_files_are_refused_by_name(tmp_path: Path, make: Calla
     (tmp_path / "job" / "sub").mkdir(parents=True)
     make(tmp_path / "job" / "sub" / "odd")
     with pytest.raises(BundleError, match=f"'job/sub/odd' is {what}"):
-        scan_tree(tmp_path, ["job"])
+        scan_tree({"job": tmp_path / "job"})
 
 
 @pytest.mark.parametrize(("make", "what"), SPECIAL)
@@ -73,15 +73,15 @@ def test_links_and_special_files_can_be_left_out(
     (tmp_path / "job").mkdir()
     make(tmp_path / "job" / "odd")
     (tmp_path / "job" / "kept").touch()
-    listed = scan_tree(tmp_path, ["job"], skip_special=True).manifest
+    listed = scan_tree({"job": tmp_path / "job"}, skip_special=True).manifest
     assert [entry.path for entry in listed] == ["job", "job/kept"]
     assert what in caplog.text
 
 
 def test_a_link_in_place_of_the_job_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job").symlink_to("/etc")
-    with pytest.raises(BundleError, match="'job' is a link"):
-        scan_tree(tmp_path, ["job"])
+    with pytest.raises(BundleError, match="job' is a link"):
+        scan_tree({"job": tmp_path / "job"})
 
 
 def test_excluded_entries_are_not_even_looked_at(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_excluded_entries_are_not_even_looked_at(tmp_path: Path) -> None:
     (tmp_path / "local" / "deep" / "link").symlink_to("/etc")
     (tmp_path / "local" / "study_data.yaml").touch()
     (tmp_path / "local" / "fine.yaml").touch()
-    listed = scan_tree(tmp_path, ["local"], excludes=Excludes(["local/study_data.yaml", "deep"])).manifest
+    listed = scan_tree({"local": tmp_path / "local"}, excludes=Excludes(["local/study_data.yaml", "deep"])).manifest
     assert [entry.path for entry in listed] == ["local", "local/fine.yaml"]
-    assert len(scan_tree(tmp_path, ["local"], excludes=Excludes(["local"])).manifest) == 0
+    assert len(scan_tree({"local": tmp_path / "local"}, excludes=Excludes(["local"])).manifest) == 0
 
 
 def test_names_that_only_differ_in_case_are_refused_before_they_travel(tmp_path: Path) -> None:
@@ -99,21 +99,21 @@ def test_names_that_only_differ_in_case_are_refused_before_they_travel(tmp_path:
     (tmp_path / "job" / "Makefile").touch()
     (tmp_path / "job" / "makefile").touch()
     with pytest.raises(BundleError, match="makefile"):
-        scan_tree(tmp_path, ["job"])
+        scan_tree({"job": tmp_path / "job"})
 
 
 def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/job/\xff\xfe")).touch()
     with pytest.raises(BundleError, match="UTF-8"):
-        scan_tree(tmp_path, ["job"])
+        scan_tree({"job": tmp_path / "job"})
 
 
 def test_a_file_exchanged_for_a_link_after_the_listing_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "a").write_text("public")
-    tree = scan_tree(tmp_path, ["job"])
+    tree = scan_tree({"job": tmp_path / "job"})
     (tmp_path / "job" / "a").unlink()
     (tmp_path / "job" / "a").symlink_to(tmp_path / "secret")
     with pytest.raises(BundleError, match="'job/a' cannot be read any more"):
@@ -125,7 +125,7 @@ def test_a_directory_exchanged_for_a_link_after_the_listing_is_not_followed(tmp_
     (tmp_path / "outside" / "a").write_text("secret")
     (tmp_path / "job" / "d").mkdir(parents=True)
     (tmp_path / "job" / "d" / "a").write_text("public")
-    tree = scan_tree(tmp_path, ["job"])
+    tree = scan_tree({"job": tmp_path / "job"})
     (tmp_path / "job" / "d").rename(tmp_path / "moved")
     (tmp_path / "job" / "d").symlink_to(tmp_path / "outside")
     with pytest.raises(BundleError, match="cannot be read any more"):
@@ -146,7 +146,7 @@ def test_a_directory_exchanged_for_a_link_during_the_listing_is_not_followed(
 
     monkeypatch.setattr("zcell.workspace.scan.os.open", exchanging)
     with pytest.raises(BundleError, match="exchanged for something else"):
-        scan_tree(tmp_path, ["job"])
+        scan_tree({"job": tmp_path / "job"})
 
 
 @pytest.mark.parametrize("change", ["longer", "touched", "replaced", "fifo"])
@@ -154,7 +154,7 @@ def test_a_file_that_changed_after_the_listing_is_not_sent(tmp_path: Path, chang
     place = tmp_path / "job" / "a"
     place.parent.mkdir()
     place.write_text("before")
-    tree = scan_tree(tmp_path, ["job"])
+    tree = scan_tree({"job": tmp_path / "job"})
     if change == "longer":
         place.write_text("before and after")
     elif change == "touched":
@@ -177,8 +177,16 @@ def test_deep_trees_of_long_names_are_listed(tmp_path: Path) -> None:
         here = below
     assert stat.S_ISDIR(os.fstat(here).st_mode)
     os.close(here)
-    listed = scan_tree(tmp_path, ["n" * 255]).manifest
+    listed = scan_tree({"n" * 255: tmp_path / ("n" * 255)}).manifest
     assert len(listed.entries[-1].path) == 15 * 256 - 1
+
+
+def test_a_directory_may_travel_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "somewhere" / "d").mkdir(parents=True)
+    (tmp_path / "somewhere" / "d" / "f").write_bytes(b"1")
+    tree = scan_tree({"job-7": tmp_path / "somewhere"})
+    assert [entry.path for entry in tree.manifest] == ["job-7", "job-7/d", "job-7/d/f"]
+    os.close(tree.open_file(2))
 
 
 def test_every_entry_ticks(tmp_path: Path) -> None:
@@ -186,5 +194,5 @@ def test_every_entry_ticks(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / "job" / str(number)).touch()
     ticks: list[None] = []
-    scan_tree(tmp_path, ["job"], tick=lambda: ticks.append(None))
+    scan_tree({"job": tmp_path / "job"}, tick=lambda: ticks.append(None))
     assert len(ticks) == 5

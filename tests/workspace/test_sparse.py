@@ -69,7 +69,7 @@ def test_a_huge_sparse_file_is_listed_and_digested_without_reading_its_holes(tmp
     size = 3 * 1024 * MIB
     (tmp_path / "job").mkdir()
     write_sparse(tmp_path / "job" / "f", size, [(0, 10), (2 * 1024 * MIB, 100)])
-    entry = scan_tree(tmp_path, ["job"]).manifest.entries[1]
+    entry = scan_tree({"job": tmp_path / "job"}).manifest.entries[1]
     assert entry.size == size
     assert entry.data_bytes <= 2 * 4096
     ticks: list[None] = []

@@ -15,10 +15,11 @@ from zcell.errors import BundleError, WorkspaceError
 from zcell.workspace.copying import copy_extents, link_or_none
 from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent
 from zcell.workspace.manifest import Entry, Manifest
+from zcell.workspace.moves import moves_of
 from zcell.workspace.plan import Holding
 from zcell.workspace.scan import Identity
 from zcell.workspace.stage import Stage
-from zcell.workspace.swap import Replacement
+from zcell.workspace.swap import Move
 from zcell.workspace.treewriter import PERMISSION_BITS, empty_directory
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,7 +57,7 @@ class Assembly:
         directory, name = self._tree.above(entry.path)
         self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
 
-    def settle_kept(self, index: int, holding: Holding, destination: Descent) -> None:
+    def settle_kept(self, index: int, holding: Holding, destination: Descent, *, may_link: bool = True) -> None:
         """Entry `index` is at the destination with the right content: link it when nothing about it changes, else copy it."""
         entry = self.manifest.entries[index]
         source = destination.open_file(entry.path)
@@ -68,7 +69,8 @@ class Assembly:
                 raise BundleError(f"{entry.path!r} changed at the destination during the transfer; try again")
             directory, name = self._vacant(entry)
             unchanged = (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns)
-            if unchanged and status.st_nlink == 1 and link_or_none(destination.above(entry.path), (directory, name), status):
+            may_link = may_link and unchanged and status.st_nlink == 1
+            if may_link and link_or_none(destination.above(entry.path), (directory, name), status):
                 self._settled.add(index)
                 return
             fd = self._create(entry)
@@ -77,16 +79,13 @@ class Assembly:
         finally:
             os.close(source)
 
-    def settle_small(self, index: int, unpacked: Descent) -> None:
-        """Entry `index` was unpacked from the ZIP below `unpacked`: move it to its place."""
-        entry = self.manifest.entries[index]
-        directory, name = self._tree.above(entry.path)
-        try:
-            from_directory, from_name = unpacked.above(entry.path)
-            os.rename(from_name, name, src_dir_fd=from_directory, dst_dir_fd=directory)
-        except OSError as error:
-            raise BundleError(f"{entry.path!r} is missing from the small files that arrived: {error.strerror}") from error
-        self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
+    def create(self, index: int) -> int:
+        """A descriptor of a new, empty file in the place of entry `index`, to be filled and given to `settle_created`."""
+        return self._create(self.manifest.entries[index])
+
+    def settle_created(self, index: int, fd: int) -> None:
+        """Entry `index` was written to the descriptor from `create`, which is closed."""
+        self._settle(index, fd)
 
     def settle_part(self, index: int) -> None:
         """Entry `index` was received as a file of its own: move it to its place; one with holes gets them back."""
@@ -127,22 +126,25 @@ class Assembly:
         else:
             raise WorkspaceError(f"{path!r} at the destination is no file, and this file system cannot keep it; move it away")
 
-    def finish(self) -> list[Replacement]:
-        """Modes and times of all directories. Raises `BundleError` naming the first file that never arrived."""
+    def finish(self, destination: Descent) -> list[Move]:
+        """Modes and times of all directories; what has to be moved to put the tree in place at `destination`.
+
+        Raises `BundleError` naming the first file that never arrived.
+        """
         for index, entry in enumerate(self.manifest):
             if not entry.is_dir and index not in self._settled:
                 raise BundleError(f"{entry.path!r} is in the manifest but never arrived")
         directories = self._carried | {e.path: (e.mode, e.mtime_ns) for e in self.manifest if e.is_dir}
-        tops: list[Replacement] = []
+        tops = [path for path in directories if "/" not in path]
+        moves = [move for top in tops for move in moves_of(self._tree, destination, top, directories)]
+        moved = {move.name for move in moves}
         for path in sorted(directories, key=lambda p: p.count("/"), reverse=True):
-            mode, mtime_ns = directories[path]
-            fd = self._tree.at(path)
-            if "/" not in path:  # it has to stay movable; the swap sets its mode and time
-                tops.append(Replacement(path, os.fstat(fd).st_ino, mode, mtime_ns))
-                continue
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-            os.fchmod(fd, mode)
-        return tops
+            if path not in moved:
+                mode, mtime_ns = directories[path]
+                fd = self._tree.at(path)
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+                os.fchmod(fd, mode)
+        return moves
 
     def _carry_copy(self, path: str, above: tuple[int, str], status: os.stat_result) -> None:
         source = os.open(above[1], OPEN_FILE, dir_fd=above[0])

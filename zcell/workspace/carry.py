@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from zcell.errors import BundleError
 from zcell.workspace.assembly import Assembly
-from zcell.workspace.directories import OPEN_DIRECTORY
+from zcell.workspace.directories import OPEN_DIRECTORY, Descent
 
 Dropped = Callable[[str], bool]
 
 
-def carry_over(assembly: Assembly, destination_fd: int, dropped: Dropped, tick: Callable[[], None] = lambda: None) -> int:
+def carry_over(assembly: Assembly, destination: Descent, dropped: Dropped, tick: Callable[[], None] = lambda: None) -> int:
     """Keep, in the stage, what lies below the manifest's top directories at the destination and is not in the manifest.
 
     `dropped(path)` tells what the other side removed on purpose. Returns how many entries were dropped or replaced by nothing.
@@ -26,7 +26,7 @@ def carry_over(assembly: Assembly, destination_fd: int, dropped: Dropped, tick: 
     carrier = _Carrier(assembly, dropped, tick)
     for entry in assembly.manifest:
         if "/" not in entry.path:
-            carrier.top(destination_fd, entry.path)
+            carrier.top(destination, entry.path)
     return carrier.dropped_entries
 
 
@@ -38,15 +38,12 @@ class _Carrier:
         self._tick = tick
         self.dropped_entries = 0
 
-    def top(self, destination_fd: int, name: str) -> None:
+    def top(self, destination: Descent, name: str) -> None:
         try:
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=destination_fd)
-        except OSError:  # nothing there, or no directory: the swap decides
+            fd = destination.at(name)
+        except (FileNotFoundError, NotADirectoryError):  # nothing there, or no directory: the swap decides
             return
-        try:
-            self._below(fd, name)
-        finally:
-            os.close(fd)
+        self._below(fd, name)
 
     def _below(self, directory: int, prefix: str) -> None:
         with os.scandir(directory) as listing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,11 +23,13 @@ def open_root(root: Path) -> int:
 class Descent:
     """Walks down from one directory along paths; fast when consecutive paths share their directories, as manifests' do.
 
-    `make` creates directories that are missing, with mode 0700. Not thread-safe; closes what it opened when it is left.
+    `make` creates directories that are missing, with mode 0700. `tops` says where first names lead that are not simply names
+    below the directory: to another name, or to an absolute path. Not thread-safe; closes what it opened when it is left.
     """
 
-    def __init__(self, root_fd: int, *, make: bool = False) -> None:
+    def __init__(self, root_fd: int, *, make: bool = False, tops: Mapping[str, str] | None = None) -> None:
         self._root_fd = os.dup(root_fd)
+        self._tops = tops or {}
         self._make = make
         self._names: list[str] = []
         self._fds: list[int] = []
@@ -45,12 +48,12 @@ class Descent:
             self._root_fd = -1
 
     def above(self, path: str) -> tuple[int, str]:
-        """Descriptor of the directory that holds `path`, valid until the next call, and the last name of `path`.
+        """Descriptor of the directory that holds `path`, valid until the next call, and the last name of `path` in there.
 
         Raises `OSError`: `FileNotFoundError` or `NotADirectoryError` when there is no such directory (a link is none).
         """
         *parents, name = path.split("/")
-        return self._go(parents), name
+        return self._go(parents), name if parents else self._tops.get(name, name)
 
     def at(self, path: str) -> int:
         """Descriptor of the directory `path` itself, as `above`."""
@@ -79,7 +82,7 @@ class Descent:
         self._up_to(common)
         fd = self._fds[-1] if self._fds else self._root_fd
         for name in parents[common:]:
-            fd = self._down(fd, name)
+            fd = self._down(fd, name if self._names else self._tops.get(name, name))
             self._names.append(name)
             self._fds.append(fd)
         return fd

@@ -77,7 +77,7 @@ class Meter:
             self._partial.clear()
             self._bytes_total = max(self._bytes_total, self._bytes_done + sum(entry.data_bytes for entry in entries))
             self._items_total = max(self._items_total, self._items_done + len(entries))
-        self._report(force=True)
+        self.ticks += 1
 
     def partial(self, key: str, bytes_done: int) -> None:
         """Of the file `key`, which is not complete, this many bytes are there."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zcell._native.sha256 import roots_many
 from zcell.errors import BundleError
 from zcell.limits import MIB
-from zcell.workspace.directories import Descent, open_root
+from zcell.workspace.directories import Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.scan import Identity, ScannedTree
 from zcell.workspace.sparse import content_root, read_exactly
@@ -46,19 +46,18 @@ class Holding:
     identity: Identity
 
 
-def find_holdings(manifest: Manifest, places: Sequence[int], tick: Tick = lambda: None) -> dict[int, Holding]:
-    """For each entry that travels: the first of `places` (open directories) with a file of that name and size, digested.
+def find_holdings(manifest: Manifest, places: Sequence[Descent], tick: Tick = lambda: None) -> dict[int, Holding]:
+    """For each entry that travels: the first of `places` with a file of that name and size, digested.
 
     What is missing, unreadable, or not reachable without following a link, is not held.
     """
     held: dict[int, Holding] = {}
     wanted = [(index, entry) for index, entry in enumerate(manifest) if travels(entry)]
-    for place, root_fd in enumerate(places):
+    for place, descent in enumerate(places):
         missing = [(index, entry) for index, entry in wanted if index not in held]
-        with Descent(root_fd) as descent:
-            files = ((index, entry.size, descent.open_file(entry.path)) for index, entry in missing)
-            for index, root, identity in _digest(files, tick, skip_changing=True):
-                held[index] = Holding(place, root, identity)
+        files = ((index, entry.size, descent.open_file(entry.path)) for index, entry in missing)
+        for index, root, identity in _digest(files, tick, skip_changing=True):
+            held[index] = Holding(place, root, identity)
     return held
 
 
@@ -68,14 +67,10 @@ def same_entries(tree: ScannedTree, have: dict[int, bytes], known: dict[int, byt
     Raises `BundleError` for a file that changed since it was listed.
     """
     unknown = [index for index in sorted(have) if index not in known]
-    root_fd = open_root(tree.root)
-    try:
-        with Descent(root_fd) as descent:
-            files = ((index, tree.manifest.entries[index].size, tree.open_in(descent, index)) for index in unknown)
-            for index, root, _ in _digest(files, tick):
-                known[index] = root
-    finally:
-        os.close(root_fd)
+    with tree.descent() as descent:
+        files = ((index, tree.manifest.entries[index].size, tree.open_in(descent, index)) for index in unknown)
+        for index, root, _ in _digest(files, tick):
+            known[index] = root
     return {index for index, root in have.items() if known.get(index) == root}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,14 +16,13 @@ from zcell.digest import Digest
 from zcell.errors import BundleError, WorkspaceError
 from zcell.workspace.assembly import Assembly
 from zcell.workspace.carry import Dropped, carry_over
-from zcell.workspace.directories import Descent, open_root
+from zcell.workspace.directories import Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.meter import Meter
 from zcell.workspace.plan import Holding, find_holdings, is_small, pack_have, travels
 from zcell.workspace.stage import Stage
-from zcell.workspace.treewriter import empty_directory
 
-_STAGED, _UNPACKED, _KEPT = range(3)
+_STAGED, _KEPT, _ELSEWHERE = range(3)
 
 
 class Sender(Protocol):
@@ -32,8 +31,9 @@ class Sender(Protocol):
     def select(self, have: bytes) -> set[int]:
         """Given what the receiver holds (`plan.pack_have`): which of those entries are the same. Others will be fetched."""
 
-    def fetch_small(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
-        """Unpack these entries below `stage.small_path`, under their paths; `arrived(index)` after each that is complete."""
+    def fetch_small(self, indices: list[int], create: Callable[[int], int], arrived: Callable[[int, int], None]) -> None:
+        """Fetch these entries: for each, in order, fill the descriptor that ``create(index)`` gives, and hand it to
+        ``arrived(index, descriptor)``, which closes it."""
 
     def fetch_large(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
         """Fetch these entries, each to `stage.part_path(path)`; of sparse ones the data only, extents end to end."""
@@ -68,26 +68,30 @@ def receive_tree(
     manifest: Manifest,
     sender: Sender,
     *,
+    names: Mapping[str, str] | None = None,
+    also_held: Mapping[str, Path] | None = None,
     dropped: Dropped = lambda path: False,
     meter: Meter | None = None,
     before_install: Callable[[], None] = lambda: None,
 ) -> Received:
     """Bring the tree of `manifest` below the directory `parent`, by way of the stage `label`.
 
-    What is there and not in the manifest is kept, unless `dropped(path)`. `before_install` may still raise to call it off.
-    A refusal (`BundleError`) removes the stage; after any other error the next call continues with what has arrived.
+    `names` says which top directories of the manifest have another name there; `also_held` where else, by top directory, the
+    content of files may be found (it is copied). What is there and not in the manifest is kept, unless `dropped(path)`.
+    `before_install` may still raise to call it off. A refusal (`BundleError`) removes the stage; after any other error the
+    next call continues with what has arrived.
     """
     started = time.monotonic()
     meter = meter or Meter()
     with Stage(parent, label) as stage:
         try:
-            with _Reception(stage, manifest, sender, meter) as reception:
+            with _Reception(stage, manifest, sender, meter, names or {}, also_held or {}) as reception:
                 reception.run()
-                gone = carry_over(reception.assembly, stage.parent_fd, dropped, meter.tick)
-                tops = reception.assembly.finish()
+                gone = carry_over(reception.assembly, reception.destination, dropped, meter.tick)
+                moves = reception.assembly.finish(reception.destination)
             before_install()
             meter.phase("installing")
-            stage.install(tops)
+            stage.install(moves)
         except BundleError:
             stage.discard()
             raise
@@ -106,41 +110,55 @@ def receive_tree(
 class _Reception:
     """One run: settles every entry of the manifest from where its content is."""
 
-    def __init__(self, stage: Stage, manifest: Manifest, sender: Sender, meter: Meter) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        manifest: Manifest,
+        sender: Sender,
+        meter: Meter,
+        names: Mapping[str, str],
+        also_held: Mapping[str, Path],
+    ) -> None:
         self.assembly = Assembly(stage, manifest)
+        self.destination = Descent(stage.parent_fd, tops=names)
         self.fetched_files = self.fetched_bytes = 0
         self._stage = stage
         self._manifest = manifest
         self._sender = sender
         self._meter = meter
+        self._elsewhere = Descent(stage.parent_fd, tops={top: str(place) for top, place in also_held.items()})
+        self._also_held = set(also_held)
 
     def __enter__(self) -> _Reception:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        for descent in (self._elsewhere, self.destination):
+            descent.close()
         self.assembly.close()
 
     def run(self) -> None:
         manifest, meter = self._manifest, self._meter
         wanted = {index for index, entry in enumerate(manifest) if travels(entry)}
         self.assembly.prepare()
-        small_fd = open_root(self._stage.small_path)
-        try:
-            meter.phase("comparing")
-            held = find_holdings(manifest, [self._stage.tree_fd, small_fd, self._stage.parent_fd], meter.tick)
-            same = self._sender.select(pack_have(held))
-            if not same <= set(held):
-                raise BundleError("the sender says that entries are the same which this side does not hold")
-            with Descent(small_fd) as unpacked:
-                self._settle_held({index: held[index] for index in sorted(same)}, unpacked)
-                missing = sorted(wanted - same)
-                self._check_room(missing)
-                empty_directory(small_fd)
-                meter.expect(self._entries(missing))
-                meter.phase("transferring")
-                self._fetch(missing, unpacked)
-        finally:
-            os.close(small_fd)
+        meter.phase("comparing")
+        held = self._find_holdings()
+        same = self._sender.select(pack_have(held))
+        if not same <= set(held):
+            raise BundleError("the sender says that entries are the same which this side does not hold")
+        self._settle_held({index: held[index] for index in sorted(same)})
+        missing = sorted(wanted - same)
+        self._check_room(missing)
+        meter.expect(self._entries(missing))
+        meter.phase("transferring")
+        self._fetch(missing)
+
+    def _find_holdings(self) -> dict[int, Holding]:
+        with Descent(self._stage.tree_fd) as staged:
+            places = [staged, self.destination]
+            if self._also_held:
+                places.append(self._elsewhere)
+            return find_holdings(self._manifest, places, self._meter.tick)
 
     def _entries(self, indices: list[int]) -> list[Entry]:
         return [self._manifest.entries[index] for index in indices]
@@ -153,28 +171,27 @@ class _Reception:
         if needed > free:
             raise WorkspaceError(f"{self._stage.path.parent} has room for {free} bytes, and {needed} have to arrive")
 
-    def _settle_held(self, held: dict[int, Holding], unpacked: Descent) -> None:
-        with Descent(self._stage.parent_fd) as destination:
-            for index, holding in held.items():
-                if holding.place == _STAGED:
-                    self.assembly.settle_staged(index)
-                elif holding.place == _UNPACKED:
-                    self.assembly.settle_small(index, unpacked)
-                else:
-                    self.assembly.settle_kept(index, holding, destination)
-                self._meter.tick()
+    def _settle_held(self, held: dict[int, Holding]) -> None:
+        for index, holding in held.items():
+            if holding.place == _STAGED:
+                self.assembly.settle_staged(index)
+            else:
+                elsewhere = holding.place == _ELSEWHERE
+                place = self._elsewhere if elsewhere else self.destination
+                self.assembly.settle_kept(index, holding, place, may_link=not elsewhere)
+            self._meter.tick()
 
-    def _fetch(self, missing: list[int], unpacked: Descent) -> None:
+    def _fetch(self, missing: list[int]) -> None:
         entries = self._manifest.entries
         small = [index for index in missing if is_small(entries[index])]
         large = [index for index in missing if not is_small(entries[index])]
         if small:
-            self._sender.fetch_small(small, self._stage, lambda index: self._small_arrived(index, unpacked))
+            self._sender.fetch_small(small, self.assembly.create, self._small_arrived)
         if large:
             self._sender.fetch_large(large, self._stage, self._large_arrived)
 
-    def _small_arrived(self, index: int, unpacked: Descent) -> None:
-        self.assembly.settle_small(index, unpacked)
+    def _small_arrived(self, index: int, fd: int) -> None:
+        self.assembly.settle_created(index, fd)
         self._count(index)
 
     def _large_arrived(self, index: int) -> None:

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,24 +48,28 @@ class Identity:
 
 
 class ScannedTree:
-    """A manifest of a tree and the way back to its files. `root` is what the paths of the manifest are relative to."""
+    """A manifest of a tree and the way back to its files."""
 
-    def __init__(self, root: Path, manifest: Manifest, identities: tuple[Identity | None, ...]) -> None:
-        self.root = root
+    def __init__(self, tops: Mapping[str, Path], manifest: Manifest, identities: tuple[Identity | None, ...]) -> None:
         self.manifest = manifest
+        self._tops = {name: str(place) for name, place in tops.items()}
         self._identities = identities
 
-    def open_file(self, index: int) -> int:
-        """A descriptor, for reading, of the file that entry `index` describes, or `BundleError` when it is another by now."""
-        root_fd = open_root(self.root)
+    def descent(self) -> Descent:
+        """A new way down to the files, to be closed after use; see `open_in`."""
+        root_fd = open_root(Path("/"))
         try:
-            with Descent(root_fd) as descent:
-                return self.open_in(descent, index)
+            return Descent(root_fd, tops=self._tops)
         finally:
             os.close(root_fd)
 
+    def open_file(self, index: int) -> int:
+        """A descriptor, for reading, of the file that entry `index` describes, or `BundleError` when it is another by now."""
+        with self.descent() as descent:
+            return self.open_in(descent, index)
+
     def open_in(self, descent: Descent, index: int) -> int:
-        """The same with a descent from the root, for many files in order."""
+        """The same by way of a `descent`, for many files in order."""
         entry, identity = self.manifest.entries[index], self._identities[index]
         try:
             directory, name = descent.above(entry.path)
@@ -79,27 +83,22 @@ class ScannedTree:
 
 
 def scan_tree(
-    root: Path,
-    tops: Sequence[str],
+    tops: Mapping[str, Path],
     *,
     excludes: Excludes | None = None,
     skip_special: bool = False,
     limits: WorkspaceLimits | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> ScannedTree:
-    """List the directories `tops` below `root`; one that does not exist is left out.
+    """List directories. `tops` maps the first name of the paths in the manifest to the absolute path of each directory.
 
-    Links, devices, sockets and FIFOs raise `BundleError` naming the entry, or are left out with a warning when
-    `skip_special` is set; what is excluded is not looked at. `tick` is called for every entry.
+    One that does not exist is left out. Links, devices, sockets and FIFOs raise `BundleError` naming the entry, or are left out
+    with a warning when `skip_special` is set; what is excluded is not looked at. `tick` is called for every entry.
     """
     walk = _Walk(excludes or Excludes(()), skip_special, tick)
-    root_fd = open_root(root)
-    try:
-        for top in sorted(tops):
-            walk.top(root_fd, top)
-    finally:
-        os.close(root_fd)
-    return ScannedTree(root, Manifest(walk.entries, limits), tuple(walk.identities))
+    for name in sorted(tops):
+        walk.top(name, tops[name])
+    return ScannedTree(tops, Manifest(walk.entries, limits), tuple(walk.identities))
 
 
 class _Walk:
@@ -112,17 +111,17 @@ class _Walk:
         self._skip_special = skip_special
         self._tick = tick
 
-    def top(self, root_fd: int, name: str) -> None:
-        """Everything at and below `name`, parents first, siblings in order."""
+    def top(self, name: str, place: Path) -> None:
+        """Everything at and below `name`, which is `place` on the disk; parents first, siblings in order."""
         try:
-            status = os.stat(name, dir_fd=root_fd, follow_symlinks=False)
+            status = place.lstat()
         except FileNotFoundError:
             return
         if self._excludes(name):
             return
         if not stat.S_ISDIR(status.st_mode):
-            raise BundleError(f"{name!r} is {_kind(status)}, expected a directory")
-        stack = [self._enter(root_fd, name, name)]
+            raise BundleError(f"{str(place)!r} is {_kind(status)}, expected a directory")
+        stack = [self._enter(None, str(place), name)]
         try:
             while stack:
                 path, fd, names = stack[-1]
@@ -156,7 +155,7 @@ class _Walk:
             self._special(above, found.name, path, status)
         return None
 
-    def _enter(self, above: int, name: str, path: str) -> tuple[str, int, Iterator[os.DirEntry[str]]]:
+    def _enter(self, above: int | None, name: str, path: str) -> tuple[str, int, Iterator[os.DirEntry[str]]]:
         try:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=above)
         except OSError as error:

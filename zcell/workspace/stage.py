@@ -1,8 +1,8 @@
 """Where a tree is put together. Invariant: nothing is visible under its final name before all of it is there and verified.
 
 A stage is a directory ``.zcell-LABEL`` (0700) beside the destination, on the same file system: ``tree`` is what is to be put in
-place, ``parts`` holds large files on their way with their journals, ``small`` is where the ZIP unpacks. One process at a time
-holds it (flock); when that dies, the next one continues with what is there, or finishes the swap that was begun (see `swap`).
+place, ``parts`` holds large files on their way with their journals. One process at a time holds it (flock); when that dies, the
+next one continues with what is there, or finishes the swap that was begun (see `swap`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Self
 
 from zcell.errors import WorkspaceError
 from zcell.workspace.directories import OPEN_DIRECTORY, open_root
-from zcell.workspace.swap import COMMIT, Replacement, replace, roll_forward
+from zcell.workspace.swap import COMMIT, Move, Swap, finish_earlier
 from zcell.workspace.treewriter import empty_directory
 
 log = logging.getLogger("zcell.workspace.stage")
 
 PREFIX = ".zcell-"
-_PLACES = ("tree", "parts", "small")
+_PLACES = ("tree", "parts")
 _READABLE_LABEL = 100
 
 
@@ -48,7 +48,7 @@ class Stage:
         self.tree_fd = -1
         try:
             self.tree_fd = self._place("tree")
-            if roll_forward(self.parent_fd, self.fd, self.tree_fd):
+            if finish_earlier(self.parent_fd, self.fd, self.tree_fd):
                 log.info("%s: finished what an earlier process had begun to put in place", self.path)
                 self._forget_old()
             for place in _PLACES:
@@ -63,18 +63,17 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    @property
-    def small_path(self) -> Path:
-        """The directory that the ZIP is unpacked into."""
-        return self.path / "small"
-
     def part_path(self, path: str) -> Path:
         """Where the large file `path` of the manifest is received; the same for every run, so that it can be continued."""
         return self.path / "parts" / hashlib.sha256(path.encode()).hexdigest()[:40]
 
-    def install(self, replacements: Sequence[Replacement]) -> None:
-        """Put the directories of ``tree`` in place of the old ones, remove those, and the stage. See `swap.replace`."""
-        replace(self.parent_fd, self.fd, self.tree_fd, replacements)
+    def install(self, moves: Sequence[Move]) -> None:
+        """Put what is ready in place of what is there, and remove that and the stage. See `swap.Swap`."""
+        swap = Swap(self.parent_fd, self.fd, self.tree_fd, moves)
+        try:
+            swap.run()
+        finally:
+            swap.close()
         self._forget_old()
         self.discard()
 

@@ -1,0 +1,170 @@
+"""What a job knows about its workspace. Invariant: its secrets are in no repr, log line or error text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zcell.abort import Abort
+from zcell.errors import LinkError, WorkspaceError
+from zcell.fqcn import FQCN
+from zcell.workspace.limits import WorkspaceLimits
+from zcell.workspace.meter import ProgressCallback
+from zcell.workspace.patterns import Excludes
+
+if TYPE_CHECKING:
+    import zmq
+
+    from zcell.cell.cell import Cell
+
+LOCAL = "local"
+RESERVED = frozenset({LOCAL, "startup"})
+CONNECT_TIMEOUT = 30.0
+IDLE_TIMEOUT = 60.0
+_MAX_LABEL = 63
+_MAX_CREDENTIALS_BYTES = 64 * 1024
+
+
+def check_job_id(job_id: str) -> str:
+    """`job_id` unchanged, or `ValueError`: it is a label of a cell's name and not the name of another part of a workspace."""
+    if not isinstance(job_id, str) or not FQCN.is_valid(job_id) or "." in job_id:
+        raise ValueError(f"job_id must be 1 to 63 of letters, digits, '_' and '-', got {job_id!r}")
+    if job_id in RESERVED:
+        raise ValueError(f"job_id {job_id!r} is the name of another part of a workspace; choose another one")
+    return job_id
+
+
+def bootstrap_name(owner: str, job_id: str) -> str:
+    """Name of the cell that carries the workspace of a job: ``ws_transfer_JOB`` below the owner."""
+    label = f"ws_transfer_{job_id}"
+    if len(label) > _MAX_LABEL:
+        label = f"ws_transfer_{hashlib.sha256(job_id.encode()).hexdigest()[:40]}"
+    return FQCN.join([owner, label])
+
+
+@dataclass
+class JobContext:
+    """How one job reaches its workspace. A context manager: leaving it closes the cell that `download_workspace` started.
+
+    Without an `owner` there is nothing to transfer, and both transfers do nothing.
+    """
+
+    job_id: str = ""
+    owner: str = ""
+    """Name of the cell that owns the workspace."""
+    parent_url: str = ""
+    """Endpoint of the owner."""
+    token: str = field(default="", repr=False)
+    secret: bytes | None = field(default=None, repr=False)
+    """The link secret; None: the one of this user."""
+    root: Path = field(default_factory=Path.cwd)
+    """Where ``local/`` and the job's directory are, or will be."""
+    fqcn: str = ""
+    """Name of the job's own cell, if it has one."""
+    idle_timeout: float = IDLE_TIMEOUT
+    """Seconds without any progress after which a transfer fails."""
+    connect_timeout: float = CONNECT_TIMEOUT
+    limits: WorkspaceLimits = field(default_factory=WorkspaceLimits)
+    excludes: Excludes = field(default_factory=lambda: Excludes(()))
+    """What of the job's directory does not travel back."""
+    skip_links: bool = False
+    """Leave links, devices and sockets out of the results, with a warning, instead of refusing to send any."""
+    progress: ProgressCallback | None = field(default=None, repr=False)
+    abort: Abort = field(default_factory=Abort, repr=False)
+    zmq_context: zmq.Context[Any] | None = field(default=None, repr=False)
+    _cell: Cell | None = field(default=None, repr=False, init=False)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> JobContext:
+        """The context that the launcher left in the environment; one without an owner when nothing launched this process.
+
+        Raises `WorkspaceError` naming the variable, or the file, that is wrong.
+        """
+        env = os.environ if env is None else env
+        owner = env.get("ZCELL_OWNER", "")
+        if not owner:
+            return cls()
+        credentials = env.get("ZCELL_CREDENTIALS")
+        token, secret = _read_credentials(Path(credentials)) if credentials else ("", None)
+        context = cls(
+            job_id=env.get("ZCELL_JOB_ID", ""),
+            owner=owner,
+            parent_url=env.get("ZCELL_PARENT", ""),
+            token=token,
+            secret=secret,
+            fqcn=env.get("ZCELL_JOB_FQCN", ""),
+            root=Path(env.get("ZCELL_WORKSPACE") or Path.cwd()),
+        )
+        for name, value in (("ZCELL_JOB_ID", context.job_id), ("ZCELL_PARENT", context.parent_url)):
+            if not value:
+                raise WorkspaceError(f"ZCELL_OWNER names {owner!r}, but {name} is not set; was this process launched by zcell?")
+        return context
+
+    @property
+    def job_directory(self) -> Path:
+        """The job's own directory."""
+        return self.root / self.job_id
+
+    def cell(self) -> Cell:
+        """The cell of the transfers, started and linked to the owner; the same one until `close`.
+
+        Raises `LinkError` naming the owner when it cannot be reached within `connect_timeout` seconds, `WorkspaceError` when
+        something is missing, `ValueError` for names that are none.
+        """
+        from zcell.cell.cell import Cell
+
+        if self._cell is not None:
+            return self._cell
+        check_job_id(self.job_id)
+        if not self.token:
+            raise WorkspaceError(f"job {self.job_id}: owner {self.owner!r} is known, but there is no transfer token to show it")
+        name = bootstrap_name(self.owner, self.job_id)
+        cell = Cell(name, parent=self.parent_url, secret=self.secret, context=self.zmq_context)
+        cell.start()
+        try:
+            cell.wait_ready(self.connect_timeout)
+        except LinkError as error:
+            cell.stop()
+            raise type(error)(f"job {self.job_id}: no link to its owner {self.owner!r}: {error}") from error
+        except BaseException:
+            cell.stop()
+            raise
+        self._cell = cell
+        return cell
+
+    def close(self) -> None:
+        """Stop the cell of the transfers. Idempotent."""
+        cell, self._cell = self._cell, None
+        if cell is not None:
+            cell.stop()
+
+    def __enter__(self) -> JobContext:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _read_credentials(path: Path) -> tuple[str, bytes | None]:
+    """Token and link secret from the hand-over file, which the launcher wrote for this user alone."""
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise WorkspaceError(f"{path} can be read by other users; it must have mode 0600")
+            raw = file.read(_MAX_CREDENTIALS_BYTES + 1)
+    except OSError as error:
+        raise WorkspaceError(f"the credentials of this job cannot be read: {path}: {error.strerror}") from error
+    try:
+        content: Any = json.loads(raw) if len(raw) <= _MAX_CREDENTIALS_BYTES else None
+        token, secret = content["transfer_token"], content["link_secret"]
+        if not isinstance(token, str):
+            raise TypeError
+        return token, bytes.fromhex(secret) if secret else None
+    except (ValueError, TypeError, KeyError):
+        raise WorkspaceError(f"{path} does not hold credentials: expected JSON with link_secret and transfer_token") from None
