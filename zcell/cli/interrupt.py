@@ -14,17 +14,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """While the block runs, the first signal triggers `abort` and calls `first`, every later one calls `again`.
+    """While the block runs, the first signal triggers `abort`, every later one calls `again`, which may be replaced.
 
     Must be entered on the main thread.
     """
 
-    def __init__(self, first: Callable[[], None] | None = None, again: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.abort = Abort()
         self.exit_code = 0
         """128 + the number of the first signal, 0 while there was none; 130 for Ctrl-C."""
-        self._first = first
-        self._again = again
+        self.again: Callable[[], None] = lambda: None
         self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._ear, self._mouth = -1, -1
         self._thread = threading.Thread(target=self._run, name="zcell-interrupts", daemon=True)
@@ -60,7 +59,5 @@ class Interrupts:
             if not self.interrupted:
                 self.exit_code = 128 + number
                 self.abort.trigger("interrupted")
-                if self._first is not None:
-                    self._first()
-            elif self._again is not None:
-                self._again()
+            else:
+                self.again()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,9 @@ def run(
         Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="Variable of the command; may be repeated.", metavar="K=V")] = None,
+    skip_links: Annotated[
+        bool, typer.Option("--skip-links", help="Leave links at home with a warning, instead of refusing to ship WORKSPACE.")
+    ] = False,
     grace: Annotated[float, typer.Option(help="Seconds between SIGTERM and SIGKILL when the job is ended.", min=0)] = 10.0,
     json: Json = False,
 ) -> int:
@@ -67,7 +71,9 @@ def run(
     """
     from zcell.cli.run import run_job
 
-    return run_job(workspace, command, launcher=launcher, results=results, env=env or [], grace=grace, json=json)
+    return run_job(
+        workspace, command, launcher=launcher, results=results, env=env or [], skip_links=skip_links, grace=grace, json=json
+    )
 
 
 @app.command(epilog=EPILOG)
@@ -128,6 +134,7 @@ def doctor(json: Json = False) -> int:
 
 def main() -> None:
     """The console script."""
+    logging.basicConfig(level=logging.WARNING, format="zcell: %(message)s")  # on standard error
     app(prog_name="zcell")
 
 

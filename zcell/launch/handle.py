@@ -7,6 +7,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from zcell.launch.output import JobOutput
 from zcell.launch.spec import JobReturnCode, JobSpec, JobState
@@ -53,6 +55,15 @@ class JobHandle(ABC):
         """What kept the job's files from travelling: ``""``, ``"link"``, ``"transfer"`` or ``"verification"``."""
         return ""
 
+    def files(self, phase: str) -> dict[str, Any] | None:
+        """What travelled, to the job ("command") or back ("ended"): the fields of `Received`; None when nothing did."""
+        return None
+
+    @property
+    def kept(self) -> Path | None:
+        """The job's directory, left where it was because its results could not be brought back; None otherwise."""
+        return None
+
     def logs(self) -> str:
         """What the job wrote to stdout and stderr, in the order it arrived; the last part of it when that is much."""
         return self._output.text()
@@ -79,16 +90,18 @@ class JobHandle(ABC):
             return self._state in wanted
 
     @abstractmethod
-    def terminate(self, grace: float | None = None) -> JobReturnCode:
+    def terminate(self, grace: float | None = None, *, wait: bool = True) -> JobReturnCode:
         """End the job: SIGTERM, `grace` seconds (default: the spec's), SIGKILL; wait until it has ended; the outcome.
+
+        Without `wait` it is only asked to end.
 
         What the job wrote is still brought back, which may take longer than the grace but only while it makes progress. May be
         called any number of times, also on a job that has ended.
         """
 
     @abstractmethod
-    def kill(self) -> JobReturnCode:
-        """End the job at once and bring nothing back; wait until it has ended; the outcome."""
+    def kill(self, *, wait: bool = True) -> JobReturnCode:
+        """End the job at once and bring nothing back; wait until it has ended, unless `wait` is false; the outcome."""
 
     def on_finished(self, callback: Callable[[JobHandle], None]) -> None:
         """Call `callback` once when the job has ended, at once if it has. It must be quick; an exception is logged."""

@@ -9,12 +9,17 @@ from zcell.fqcn import FQCN
 from zcell.launch.credentials import Credentials
 from zcell.launch.launcher import HandOver
 from zcell.launch.spec import JobSpec
+from zcell.workspace.manager import WorkspaceManager
+from zcell.workspace.patterns import DEFAULT_EXCLUDES
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
+    from zcell.workspace.meter import ProgressCallback
+
+STARTUP = "startup"
 
 
-def hand_over(spec: JobSpec, parent: Cell) -> HandOver:
+def hand_over(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> HandOver:
     """Register the job's workspace with `parent`; what the job must be told. Raises `LaunchError`."""
     try:
         endpoints = parent.endpoints
@@ -30,17 +35,37 @@ def hand_over(spec: JobSpec, parent: Cell) -> HandOver:
         "ZCELL_PARENT": endpoints[0],
         "ZCELL_SITE": spec.site,
     }
-    token = _register_workspace(spec, parent)
+    token = _register_workspace(spec, parent, on_progress)
     if token:
         env["ZCELL_OWNER"] = parent.fqcn
     return HandOver(env, Credentials(parent.link_secret, token))
 
 
-def _register_workspace(spec: JobSpec, parent: Cell) -> str:
+def _register_workspace(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> str:
     if spec.workspace is None and spec.job_directory is None:
         return ""
-    return ""
+    excludes = [*DEFAULT_EXCLUDES, *spec.excludes]
+    if spec.job_directory is not None:  # what never travels from a workspace does not from a directory used as one either
+        excludes += [f"{spec.job_id}/{STARTUP}", *(f"{spec.job_id}/{pattern}" for pattern in DEFAULT_EXCLUDES)]
+    try:
+        return WorkspaceManager.of(parent).add_job(
+            spec.job_id,
+            spec.workspace,
+            job_directory=spec.job_directory,
+            results=spec.results,
+            excludes=excludes,
+            skip_links=spec.skip_links,
+            progress=on_progress,
+        )
+    except (ValueError, OSError) as error:
+        raise LaunchError(f"job {spec.job_id}: its workspace cannot be offered: {error}") from error
 
 
 def take_back(spec: JobSpec, parent: Cell) -> None:
     """Forget the job's workspace: its token is worth nothing any more. Idempotent."""
+    if spec.workspace is None and spec.job_directory is None:
+        return
+    try:
+        WorkspaceManager.of(parent).remove_job(spec.job_id)
+    except CellClosedError:  # then it has forgotten everything already
+        return

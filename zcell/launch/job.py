@@ -74,10 +74,10 @@ class JobRunner:
 
     def _run(self) -> int:
         try:
-            self._download()
+            shipped = self._download()
         except (ZcellError, OSError) as error:
             return self._files_failed(error, None)
-        self._watch.say(Report(Phase.COMMAND))
+        self._watch.say(Report(Phase.COMMAND, files=shipped))
         code = self._command.run(os.environ)
         if not self._command.end_leftovers(0.0 if self._watch.stopping.triggered else LEFTOVER_GRACE):
             log.warning("some processes that the command started cannot be ended")
@@ -85,14 +85,15 @@ class JobRunner:
             results = self._upload(code)
         except (ZcellError, OSError) as error:
             return self._files_failed(error, code)
-        self._watch.say(Report(Phase.ENDED, code, results=results))
+        self._watch.say(Report(Phase.ENDED, code, files=results))
         return code
 
-    def _download(self) -> None:
+    def _download(self) -> dict[str, Any] | None:
         self._watch.say(Report(Phase.DOWNLOAD))
         self._context.abort = self._watch.stopping
-        download_workspace(self._context)
+        received = download_workspace(self._context)
         self._directory.mkdir(parents=True, exist_ok=True)  # of a workspace that has nothing for this job yet
+        return received.to_dict() if received is not None else None
 
     def _upload(self, code: int) -> dict[str, Any] | None:
         self._watch.say(Report(Phase.UPLOAD, code))

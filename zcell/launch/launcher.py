@@ -20,6 +20,7 @@ from zcell.launch.spec import JobSpec
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
+    from zcell.workspace.meter import ProgressCallback
 
 log = logging.getLogger("zcell.launch")
 
@@ -56,15 +57,23 @@ class Launcher(ABC):
         self.settings = dict(settings or {})
         self.hooks = tuple(hooks)
 
-    def launch(self, spec: JobSpec, parent: Cell, *, on_output: OutputCallback | None = None) -> JobHandle:
+    def launch(
+        self,
+        spec: JobSpec,
+        parent: Cell,
+        *,
+        on_output: OutputCallback | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> JobHandle:
         """Start `spec` as a child of the running cell `parent`, which owns the job's workspace.
 
-        `on_output(stream, line)` gets the job's output line by line; it must be quick. Raises `LaunchError` naming the job, the
+        `on_output(stream, line)` gets the job's output line by line; it must be quick. `on_progress(event)` gets a
+        `WorkspaceProgress` for the job's files, both ways. Raises `LaunchError` naming the job, the
         launcher and the setting to change when the job cannot be started; then nothing of it is left.
         """
         spec = self._ask_hooks(spec)
         self.check(spec)
-        hand_over = self._hand_over(spec, parent)
+        hand_over = self._hand_over(spec, parent, on_progress)
         try:
             handle = self._start(spec, hand_over, on_output)
         except BaseException:
@@ -99,10 +108,10 @@ class Launcher(ABC):
                 raise LaunchError(f"job {spec.job_id}: the hook {hook!r} refused the launch: {error}") from error
         return spec
 
-    def _hand_over(self, spec: JobSpec, parent: Cell) -> HandOver:
+    def _hand_over(self, spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> HandOver:
         from zcell.launch.handover import hand_over
 
-        return hand_over(spec, parent)
+        return hand_over(spec, parent, on_progress)
 
     def _take_back(self, spec: JobSpec, parent: Cell) -> None:
         from zcell.launch.handover import take_back

@@ -39,8 +39,8 @@ class Report:
     failure: str = ""
     """``link``, ``transfer`` or ``verification`` when files could not travel."""
     error: str = ""
-    results: dict[str, Any] | None = None
-    """What was brought back: the fields of `zcell.workspace.receive.Received`."""
+    files: dict[str, Any] | None = None
+    """What travelled, the fields of `zcell.workspace.receive.Received`: to the job in phase command, back in phase ended."""
 
     def encode(self) -> bytes:
         content = asdict(self) | {"error": self.error[:_MAX_TEXT]}
@@ -54,7 +54,7 @@ class Report:
             raise ValueError("not a report")
         report = cls(**content)
         texts = (report.phase, report.failure, report.error)
-        right = isinstance(report.exit_code, int | None) and isinstance(report.results, dict | None)
+        right = isinstance(report.exit_code, int | None) and isinstance(report.files, dict | None)
         if not right or not all(isinstance(t, str) for t in texts):
             raise ValueError("a report's fields have the wrong types")
         return report

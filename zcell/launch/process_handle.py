@@ -54,11 +54,11 @@ class ProcessHandle(JobHandle):
         self._supervisor = supervisor
         self._family = Family(scratch.credentials, process.pid)
         self._report = Report()
+        self._files: dict[str, dict[str, Any] | None] = {}
         self._heard = time.monotonic()
         self._kill_at: float | None = None
         self._ended_by_us = ""
-        self.kept: Path | None = None
-        """The job's directory, left where it was because its results could not be brought back."""
+        self._kept: Path | None = None
         self._streams: dict[str, IO[bytes]] = {}
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
             assert stream is not None
@@ -82,28 +82,31 @@ class ProcessHandle(JobHandle):
         return self._report.phase
 
     @property
+    def kept(self) -> Path | None:
+        return self._kept
+
+    @property
     def failure(self) -> str:
         return self._report.failure
 
-    @property
-    def results(self) -> dict[str, Any] | None:
-        """What was brought back: files, directories, data_bytes, fetched_bytes, digest, seconds. None while nothing was."""
-        return self._report.results
+    def files(self, phase: str) -> dict[str, Any] | None:
+        """What travelled, to the job ("command") or back ("ended"): the fields of `Received`; None when nothing did."""
+        return self._files.get(phase)
 
-    def terminate(self, grace: float | None = None) -> JobReturnCode:
+    def terminate(self, grace: float | None = None, *, wait: bool = True) -> JobReturnCode:
         seconds = self.spec.grace if grace is None else grace
         if not seconds >= 0:
             raise ValueError(f"grace must be a number of seconds from 0, got {grace!r}")
         self._supervisor.call(lambda: self._order_stop(seconds))
-        return self._wait_unless_supervising()
+        return self._outcome_now(wait)
 
-    def kill(self) -> JobReturnCode:
+    def kill(self, *, wait: bool = True) -> JobReturnCode:
         self._supervisor.call(self._kill_now)
-        return self._wait_unless_supervising()
+        return self._outcome_now(wait)
 
-    def _wait_unless_supervising(self) -> JobReturnCode:
+    def _outcome_now(self, wait: bool) -> JobReturnCode:
         # a callback that runs on the supervisor's thread cannot wait for what that thread will do next
-        return self.poll() if self._supervisor.is_current_thread() else self.wait()
+        return self.wait() if wait and not self._supervisor.is_current_thread() else self.poll()
 
     # what follows runs on the supervisor's thread
 
@@ -152,6 +155,7 @@ class ProcessHandle(JobHandle):
             self._heard = time.monotonic()
             try:
                 self._report = Report.decode(packet)
+                self._files[self._report.phase] = self._report.files
             except (ValueError, TypeError):
                 log.warning("job %s: its runner sent something that is no report", self.job_id)
         return True
@@ -182,7 +186,7 @@ class ProcessHandle(JobHandle):
         self._lease.close()
         outcome = self._outcome()
         if self._report.failure and self._report.exit_code is not None:  # it ran, and what it made is nowhere else
-            self.kept = self._scratch.workspace / self.job_id
+            self._kept = self._scratch.workspace / self.job_id
             self._scratch.keep()
         else:
             self._scratch.remove()

@@ -60,6 +60,10 @@ class JobSpec:
     """The job's directory at the parent, when it is not ``workspace/JOB_ID``."""
     results: Path | None = None
     """Where the results go. None: back into the job's directory."""
+    excludes: Sequence[str] = ()
+    """Patterns of what does not travel, relative to the workspace, besides what never does (see `zcell.workspace.patterns`)."""
+    skip_links: bool = False
+    """Leave links, devices and sockets at home with a warning, instead of refusing the launch."""
     site: str = "local"
     """Where it runs; chooses the launcher and its settings."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +102,7 @@ class JobSpec:
                 object.__setattr__(self, name, Path(place))
         object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "arguments", tuple(self.arguments))
+        object.__setattr__(self, "excludes", tuple(self.excludes))
         for name in ("env", "resources", "launcher_spec", "resource_spec"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
