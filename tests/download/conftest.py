@@ -17,6 +17,11 @@ SMALL_CHUNKS = Limits(chunk_bytes=CHUNK)
 """Many chunks of little data."""
 
 
+def names_in(directory: Path) -> list[str]:
+    """The names in a directory, sorted."""
+    return sorted(path.name for path in directory.iterdir())
+
+
 class Pair(NamedTuple):
     """An owner, and the receiver below it."""
 

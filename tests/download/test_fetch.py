@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import random
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.download.conftest import CHUNK, SMALL_CHUNKS, Pair
+from tests.download.conftest import CHUNK, SMALL_CHUNKS, Pair, names_in
 from tests.eventually import eventually
 from tests.trees import TreeFactory
 from zcell.digest import Digest, file_digest
@@ -40,7 +41,7 @@ def test_a_file_arrives_whole_and_only_under_its_final_name(pair: Pair, tmp_path
     path = pair.receiver.downloads.fetch_file("server", ref, tmp_path / "to" / "copy", verify=verify, idle_timeout=10)
     assert path == tmp_path / "to" / "copy"
     assert path.read_bytes() == source.read_bytes()
-    assert os.listdir(tmp_path / "to") == ["copy"]
+    assert names_in(tmp_path / "to") == ["copy"]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -181,6 +182,10 @@ def test_a_known_digest_is_announced_and_compared(pair: Pair, tmp_path: Path) ->
         tx.add_bytes(b"x", digest=Digest.of(b"xyz"))
 
 
+def _is_over(events: list[ProgressEvent]) -> bool:
+    return bool(events) and events[-1].state is ProgressState.COMPLETED
+
+
 def test_progress_is_told_to_both_ends(pair: Pair, tmp_path: Path) -> None:
     here: list[ProgressEvent] = []
     there: list[ProgressEvent] = []
@@ -189,7 +194,7 @@ def test_progress_is_told_to_both_ends(pair: Pair, tmp_path: Path) -> None:
     ref = tx.add_bytes(content(size))
     pair.receiver.downloads.fetch_bytes("server", ref, progress=here.append)
     for events in (here, there):
-        eventually(lambda events=events: events and events[-1].state is ProgressState.COMPLETED, what=str(events))
+        eventually(partial(_is_over, events), what=str(events))
         assert events[-1].bytes_done == events[-1].bytes_total == size
         assert [e.sequence for e in events] == sorted({e.sequence for e in events})
         assert {(e.receiver, e.ref_id) for e in events} == {("site-1", ref.id)}
@@ -218,13 +223,14 @@ def test_a_delivery_is_reported_once_per_receiver_and_ref(tree: TreeFactory) -> 
 
 def test_wrong_arguments_are_named(tcp_pair: Pair, tmp_path: Path) -> None:
     downloads = tcp_pair.receiver.downloads
-    for arguments, match in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"idle_timeout": 0}, "idle_timeout"),
         ({"idle_timeout": True}, "idle_timeout"),
         ({"deadline": -1}, "deadline"),
         ({"verify": "none"}, "verify"),
         ({"secure": True}, "secure"),
-    ]:
+    ]
+    for arguments, match in cases:
         with pytest.raises(ValueError, match=match):
             downloads.fetch_bytes("server", "x", **arguments)
     with pytest.raises(ValueError, match="ref_id"):

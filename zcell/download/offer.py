@@ -77,7 +77,6 @@ class Offer:
         """The frame of chunk `index`; None when the source does not have it yet. Raises `SourceError`."""
         assert self.source is not None
         if self._users < 2:
-            self.loads += 1
             return self._load(index, tree)
         key = (index, tree)
         with self._lock:
@@ -99,7 +98,6 @@ class Offer:
     def _run(self, key: tuple[int, bool], load: _Load) -> None:
         try:
             load.frame = self._load(*key)
-            self.loads += load.frame is not None
         except Exception as error:  # noqa: BLE001  handed to everybody who waits for this load
             load.error = error
         with self._lock:
@@ -114,10 +112,12 @@ class Offer:
     def _load(self, index: int, tree: bool) -> bytes | None:
         assert self.source is not None
         try:
-            return self.source.load(index, tree=tree)
+            frame = self.source.load(index, tree=tree)
         except SourceChangedError as error:
             self.failure = str(error)
             raise
+        self.loads += frame is not None
+        return frame
 
     def release(self) -> None:
         """The transaction ended. Idempotent."""

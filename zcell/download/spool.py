@@ -198,7 +198,7 @@ class StreamSource:
 
 def _pieces(stream: Stream, chunk_bytes: int) -> Iterator[Piece]:
     read = getattr(stream, "read", None)
-    if read is None:
+    if not callable(read):
         if isinstance(stream, bytes | bytearray | memoryview | str):
             raise TypeError(f"a stream is an iterable of bytes or a file object, got {type(stream).__name__}; see add_bytes")
         return iter(stream)

@@ -23,7 +23,7 @@ from zcell.download.reporting import Reporter
 from zcell.download.sinks import SinkError
 from zcell.download.stepwise import Consumer, State
 from zcell.errors import CellClosedError, DownloadError
-from zcell.message import Reply
+from zcell.message import Reply, ReturnCode
 from zcell.protocol.transfer.messages import CHANNEL, MAX_TEXT, Close, Done, Step
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class StepFetch:
             if failure is not None:
                 self.fail(*failure)
             else:
-                self._unreachable = f"{reply.rc.value}: {reply.error}"
+                if reply.rc is not ReturnCode.TIMEOUT:  # a producer may take its time: that is idleness, no broken link
+                    self._unreachable = f"{reply.rc.value}: {reply.error}"
                 self._later(_RETRY_SECONDS, lambda: self._submit(self._ask, step, state))
             return
         answer = reply.payload
