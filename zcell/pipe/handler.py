@@ -70,6 +70,11 @@ class PipeHandler:
         return self._session.state
 
     @property
+    def is_over(self) -> bool:
+        """Whether the conversation has ended, by the peer's status or by `stop`."""
+        return self._over.triggered
+
+    @property
     def pipe(self) -> Pipe:
         return self._pipe
 
@@ -165,6 +170,8 @@ class PipeHandler:
 
     def _notify(self, topic: str, data: Any) -> bool:
         message = Message.new_request(topic, data)
+        with self._changed:
+            self._session.leave()
         try:
             return self._pipe.send(message, STATUS_TIMEOUT)
         except BrokenPipeError:
@@ -285,6 +292,10 @@ class PipeHandler:
             self._pipe.send(Message.new_request(Topic.HEARTBEAT, number))
         except BrokenPipeError as e:
             _log.debug("no heartbeat: %s", e)
+
+    def end(self, topic: str, data: Any = None) -> None:
+        """End the conversation as if the peer's status were `topic`: for what is known from elsewhere, as that its process died."""
+        self._report(self._end(topic, data))
 
     def _end(self, topic: str, data: Any) -> Message | None:
         with self._changed:

@@ -58,6 +58,7 @@ class PipeSession:
         self._inbox: deque[Message] = deque()
         self._state = PeerState.WAITING
         self._paused = False
+        self._left = False
         self._next_heartbeat = 0.0
         self._heartbeats_sent = 0
         self._heartbeat_seen = 0
@@ -123,8 +124,9 @@ class PipeSession:
             return Due(status=gone)
         heartbeat = None
         if now >= self._next_heartbeat:
-            self._heartbeats_sent += 1
-            heartbeat = self._heartbeats_sent
+            if not self._left:
+                self._heartbeats_sent += 1
+                heartbeat = self._heartbeats_sent
             self._next_heartbeat = now + self._interval
         self._planned = self._deadline()
         return Due(heartbeat)
@@ -159,6 +161,10 @@ class PipeSession:
             return None
         self._state = _STATE_OF[topic]
         return Message.new_request(topic, data)
+
+    def leave(self) -> None:
+        """This side says that it is over: it gives no further sign of life, or its peer would take it for a new beginning."""
+        self._left = True
 
     def queue(self, message: Message) -> None:
         """Put `message` into the inbox as it is (a status that nobody takes by callback)."""

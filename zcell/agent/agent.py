@@ -1,0 +1,360 @@
+"""The job's side of the task protocol. Invariant owned here: one task at a time, and one result for each, sent once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from zcell.abort import Abort
+from zcell.agent import environment
+from zcell.agent.at_exit import call_when_main_thread_ends
+from zcell.agent.delivery import Verdict
+from zcell.agent.errors import AgentAborted, AgentClosed, AgentFinished, AgentPeerGone, CallStateError, closed_by
+from zcell.agent.mailbox import Mailbox
+from zcell.agent.metrics import MetricSender
+from zcell.agent.result_wait import ResultWait
+from zcell.agent.task import PASS_THROUGH, RECEIVERS, RETURNED, Task, parse_task, result_payload
+from zcell.message import ReturnCode
+from zcell.pipe.cell_pipe import CellPipe
+from zcell.pipe.handler import PipeHandler
+from zcell.pipe.message import Message, MsgType
+from zcell.pipe.pipe import Mode, Pipe
+
+_log = logging.getLogger("zcell.agent")
+_FLUSH_TIMEOUT = 2.0
+
+
+class Agent:
+    """Gets tasks from the parent, sends results and metrics back. A context manager; iterating over it yields tasks.
+
+    Args:
+        pipe, metric_pipe: this process's ends; at least one. They are opened by `start`.
+        task_channel, metric_channel: names of the two conversations; the exchange uses the same.
+        close_pipe, close_metric_pipe: whether `stop` closes them.
+        submit_result_timeout: seconds for the parent's end to take a result (what it refers to may take longer).
+        streaming_idle_timeout: seconds without progress of a receiver after which a result by reference has failed. None: wait
+            `download_complete_timeout` seconds, warn, and take it for delivered.
+        launch_once: True: this process serves many tasks. False: one task; after its result `get_task` raises `AgentFinished`.
+        read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends: as for `PipeHandler`.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe | None = None,
+        metric_pipe: Pipe | None = None,
+        *,
+        task_channel: str = "task",
+        metric_channel: str = "metric",
+        close_pipe: bool = True,
+        close_metric_pipe: bool = True,
+        submit_result_timeout: float = 60.0,
+        streaming_idle_timeout: float | None = 600.0,
+        download_complete_timeout: float = 1800.0,
+        launch_once: bool = False,
+        read_interval: float = 0.1,
+        heartbeat_interval: float = 5.0,
+        heartbeat_timeout: float = 60.0,
+        resend_interval: float | None = 2.0,
+        max_resends: int | None = None,
+    ) -> None:
+        if pipe is None and metric_pipe is None:
+            raise ValueError("an Agent needs a pipe, a metric_pipe, or both")
+        for name, seconds in (
+            ("submit_result_timeout", submit_result_timeout),
+            ("streaming_idle_timeout", streaming_idle_timeout),
+            ("download_complete_timeout", download_complete_timeout),
+        ):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} must be above 0 seconds, got {seconds!r}")
+        settings = (read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends)
+        self._handler = PipeHandler(pipe, *settings) if pipe is not None else None
+        self._metric_handler = PipeHandler(metric_pipe, *settings) if metric_pipe is not None else None
+        self._channels = (task_channel, metric_channel)
+        self._close = (close_pipe, close_metric_pipe)
+        self._submit_result_timeout = submit_result_timeout
+        self._streaming_idle_timeout = streaming_idle_timeout
+        self._download_complete_timeout = download_complete_timeout
+        self._launch_once = launch_once
+        self._lock = threading.Lock()
+        self._state = "new"
+        self._tasks: Mailbox[Message] = Mailbox()
+        self._closing = Abort()
+        self._returned: list[str] = []
+        self._waiting = False
+        self._current: tuple[Task, str] | None = None
+        self._metrics: MetricSender | None = None
+
+    @classmethod
+    def over_cell(
+        cls,
+        agent_id: str,
+        site_name: str,
+        *,
+        has_metrics: bool = True,
+        pipe_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """An agent over CellPipes that share one cell; `pipe_options` are those of `CellPipe` (as `parent`), `options` ours."""
+        pipe = CellPipe(Mode.ACTIVE, site_name, agent_id, **(pipe_options or {}))
+        metric_pipe = CellPipe(Mode.ACTIVE, site_name, agent_id, pipe.cell) if has_metrics else None
+        return cls(pipe, metric_pipe, **options)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **options: Any) -> Self:
+        """The agent that the parent's `TaskExchange.job_environment` describes; `options` win over what that says.
+
+        Raises `CallStateError` outside a launched job, `ValueError` naming the variable that is wrong.
+        """
+        found = environment.read(env)
+        if found is None:
+            raise CallStateError(
+                f"{environment.VARIABLE} is not set: this process was not launched with TaskExchange.job_environment()"
+            )
+        pipe, metric_pipe = environment.build_pipes(found, env)
+        return cls(pipe, metric_pipe, **{**found.options, **options})
+
+    # life
+
+    def start(self) -> Self:
+        """Open the pipes and begin. Raises what `Pipe.open` raises; `CallStateError` when it was started before."""
+        with self._lock:
+            if self._state != "new":
+                raise CallStateError(f"the agent is {self._state}: an Agent is started once")
+            self._state = "running"
+        try:
+            self._start_pipes()
+        except BaseException:
+            self.stop()
+            raise
+        call_when_main_thread_ends(self.stop)
+        return self
+
+    def _start_pipes(self) -> None:
+        if self._handler is not None:
+            self._handler.pipe.open(self._channels[0])
+            self._handler.set_message_cb(self._on_message)
+            self._handler.set_status_cb(self._on_status)
+            self._handler.start()
+        if self._metric_handler is not None:
+            self._metric_handler.pipe.open(self._channels[1])
+            self._metric_handler.set_status_cb(self._on_metric_status)
+            self._metric_handler.start()
+            self._metrics = MetricSender(self._metric_handler, self._submit_result_timeout)
+
+    def stop(self) -> None:
+        """Send the metrics that wait, tell the parent that this side is over, and close. Idempotent; takes some seconds at most."""
+        with self._lock:
+            if self._state == "stopped":
+                return
+            self._state = "stopped"
+        self._end_tasks(AgentClosed("the agent was stopped"))
+        if self._metrics is not None:
+            self._metrics.flush(_FLUSH_TIMEOUT)
+            self._metrics.close()
+        if self._metric_handler is not None:
+            _leave(self._metric_handler, None, self._close[1])
+
+    def _end_tasks(self, why: AgentClosed) -> None:
+        self._closing.trigger(str(why))
+        self._returned += [m.msg_id for m in self._tasks.close(why)]
+        if self._handler is not None:
+            _leave(self._handler, {RETURNED: self._returned}, self._close[0])
+
+    def __enter__(self) -> Self:
+        return self.start() if self._state == "new" else self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _on_message(self, message: Message) -> None:
+        if message.msg_type is not MsgType.REQUEST:
+            _log.warning("a reply nobody asked for: %s %s", message.topic, message.msg_id)
+        elif self._tasks.closed_by is not None:
+            self._returned.append(message.msg_id)
+        else:
+            self._tasks.put(message)
+
+    def _on_status(self, message: Message) -> None:
+        why = closed_by(message.topic, message.data)
+        self._tasks.close(why)
+        self._closing.trigger(str(why))
+
+    def _on_metric_status(self, message: Message) -> None:
+        if self._handler is None:
+            self._on_status(message)
+
+    # tasks
+
+    def get_task(self, timeout: float | None = None) -> Task | None:
+        """The next task, as soon as it arrives; None after `timeout` seconds without one.
+
+        Raises `AgentClosed` or the subclass that tells what ended the conversation, `CallStateError` while the current task has
+        no result. A task whose data cannot be had or converted is answered with an error, and the next one awaited.
+        """
+        self.begin_get()
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                message = self._tasks.take_within(left)
+                task = None if message is None else self.accept(message)
+                if message is None or task is not None:
+                    return task
+        except AgentClosed as e:
+            raise type(e)(*e.args) from None
+        finally:
+            self._waiting = False
+
+    def begin_get(self) -> None:
+        """For `zcell.agent.aio`: check that a task may be asked for now."""
+        if self._handler is None:
+            raise CallStateError("this agent has no task pipe")
+        with self._lock:
+            closed = self._tasks.closed_by
+            if closed is not None:
+                raise type(closed)(*closed.args)
+            if self._state == "new":
+                raise CallStateError("call start() before get_task()")
+            if self._current is not None:
+                raise CallStateError(f"task {self._current[0].task_id} has no result yet: call submit_result() first")
+            if self._waiting:
+                raise CallStateError("another thread is waiting for a task")
+            self._waiting = True
+
+    def end_get(self) -> None:
+        """For `zcell.agent.aio`: nobody waits any longer."""
+        self._waiting = False
+
+    def next_message(self) -> Any:
+        """For `zcell.agent.aio`: a future of the next task's message."""
+        return self._tasks.take()
+
+    def give_back(self, message: Message) -> None:
+        """For `zcell.agent.aio`: a message that was taken for a caller who had gone."""
+        self._tasks.put_back(message)
+
+    def accept(self, message: Message) -> Task | None:
+        """For `zcell.agent.aio`: the task in `message`, now the current one; None when it was answered with an error."""
+        try:
+            if message.error:
+                rc, why = ReturnCode.COMM_ERROR, message.error
+            else:
+                task = parse_task(message.topic, message.data)
+                task = Task(task.task_id, task.task_name, self.task_to_data(task), task.headers)
+                with self._lock:
+                    self._current = (task, message.msg_id)
+                return task
+        except ValueError as e:
+            rc, why = ReturnCode.INVALID_REQUEST, str(e)
+        except Exception as e:  # noqa: BLE001  the parent must learn that its task will have no other answer
+            rc, why = ReturnCode.PROCESS_EXCEPTION, f"the task could not be converted: {type(e).__name__}: {e}"
+        _log.error("task %s refused: %s", message.topic, why)
+        self._answer(message.topic, message.msg_id, result_payload(rc, None, why))
+        return None
+
+    def __iter__(self) -> Iterator[Task]:
+        """Tasks until the conversation ends normally; `AgentAborted` and `AgentPeerGone` are raised."""
+        while True:
+            try:
+                task = self.get_task()
+            except (AgentAborted, AgentPeerGone):
+                raise
+            except AgentClosed:
+                return
+            if task is not None:
+                yield task
+
+    # results
+
+    def submit_result(self, result: Any, rc: ReturnCode | str = ReturnCode.OK, error: str = "") -> bool:
+        """Send the result of the current task; True when the other side has all of it, objects sent by reference included.
+
+        Once per task, whether or not it succeeds. Without a current task it is logged, and False. Raises `CallStateError`
+        without a task pipe, `ValueError` for an unknown `rc`.
+        """
+        if self._handler is None:
+            raise CallStateError("this agent has no task pipe")
+        rc = ReturnCode(rc)
+        with self._lock:
+            current, self._current = self._current, None
+        if current is None:
+            _log.error("submit_result was called without a current task; its result is dropped")
+            return False
+        task, msg_id = current
+        try:
+            return self._submit(task, msg_id, result, rc, error)
+        finally:
+            if not self._launch_once:
+                self._end_tasks(AgentFinished("this process was for one task, and it has been done"))
+
+    def _submit(self, task: Task, msg_id: str, result: Any, rc: ReturnCode, error: str) -> bool:
+        try:
+            data = self.result_to_message(result, rc)
+        except Exception as e:  # noqa: BLE001  whatever it is, the parent is waiting for an answer
+            return self._refuse(task, msg_id, f"the result could not be converted: {type(e).__name__}: {e}")
+        try:
+            return self._send_result(task, msg_id, result_payload(rc, data, error))
+        except ValueError as e:
+            return self._refuse(task, msg_id, f"the result cannot travel: {e}")
+
+    def _refuse(self, task: Task, msg_id: str, why: str) -> bool:
+        _log.error("task %s: %s", task.task_id, why)
+        self._answer(task.task_name, msg_id, result_payload(ReturnCode.PROCESS_EXCEPTION, None, why))
+        return False
+
+    def _send_result(self, task: Task, msg_id: str, payload: dict[str, Any]) -> bool:
+        wait = ResultWait(self._streaming_idle_timeout, self._download_complete_timeout)
+        message = Message.new_reply(task.task_name, payload, req_msg_id=msg_id)
+        message.offer_watch = wait
+        message.headers["ttl"] = self._streaming_idle_timeout or self._download_complete_timeout
+        message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
+        assert self._handler is not None
+        if not self._handler.send_to_peer(message, self._submit_result_timeout, self._closing):
+            wait.abandon(f"the result was not taken: {self._handler.pipe.last_error}")
+            _log.error("the result of task %s was not taken: %s", task.task_id, self._handler.pipe.last_error)
+        decision = wait.wait(self._closing)
+        if decision.verdict is Verdict.FAILED or decision.warning:
+            _log.warning("the result of task %s: %s", task.task_id, decision.reason)
+        return decision.verdict is Verdict.DELIVERED
+
+    def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
+        assert self._handler is not None
+        message = Message.new_reply(topic, payload, req_msg_id=msg_id)
+        self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+
+    # metrics
+
+    def log(self, record: Any, timeout: float = 1.0) -> bool:
+        """Send a metric record, any payload; returns once it is accepted, and records are sent in order behind the job's back.
+
+        False when there is no room for it within `timeout` seconds or the conversation is over. Raises `CallStateError` (a
+        `RuntimeError`) without a metric pipe, `CodecError` (a `ValueError`) for a record that cannot travel.
+        """
+        if self._metric_handler is None:
+            raise CallStateError("this agent has no metric pipe")
+        return self._metrics is not None and self._metrics.log(record, timeout)
+
+    def flush_metrics(self, timeout: float = 5.0) -> bool:
+        """Wait until the parent's end has taken every record logged so far; False after `timeout` seconds."""
+        return self._metrics is not None and self._metrics.flush(timeout)
+
+    # hooks
+
+    def task_to_data(self, task: Task) -> Any:
+        """Override to convert the data of a task that arrived; what it returns becomes `Task.data`."""
+        return task.data
+
+    def result_to_message(self, result: Any, rc: ReturnCode) -> Any:
+        """Override to convert what is given to `submit_result` into a payload."""
+        return result
+
+
+def _leave(handler: PipeHandler, data: Any, close_pipe: bool) -> None:
+    """End a conversation politely, unless the other side has ended it already."""
+    if not handler.is_over:
+        handler.notify_end(data)
+    handler.stop(close_pipe)

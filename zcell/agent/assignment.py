@@ -1,0 +1,114 @@
+"""One task on the parent's side. Invariant owned here: it is finished once; whoever is first decides how."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from zcell.abort import Abort
+from zcell.agent.task import Cause, Result, parse_result, task_payload
+from zcell.message import ReturnCode
+from zcell.pipe.message import Message, MsgType
+
+
+class Assignment:
+    """A task with the future of its result. Thread-safe."""
+
+    def __init__(
+        self,
+        task_name: str,
+        task_id: str,
+        data: Any,
+        headers: Mapping[str, Any],
+        deadline: float | None,
+        retries: int,
+        convert: Callable[[Any], Any],
+    ) -> None:
+        self.task_name = task_name
+        self.task_id = task_id
+        self.deadline = deadline
+        self.future: Future[Result] = Future()
+        self.future.set_running_or_notify_cancel()  # waiting for it can be given up, the future itself stays
+        self.abort = Abort()
+        """Triggered when it is finished, so that a send under way ends."""
+        self.attempts = 0
+        self._payload = task_payload(task_id, data, headers)
+        self._retries = retries
+        self._convert = convert
+        self._lock = threading.Lock()
+        self._result: Result | None = None
+        self._begun = time.monotonic()
+        self._release: Callable[[], None] = _nothing
+        self.msg_id = ""
+
+    def message(self) -> Message:
+        """A new message for the next attempt; its id is `msg_id` from then on."""
+        message = Message(MsgType.REQUEST, self.task_name, self._payload)
+        self.msg_id = message.msg_id
+        self.attempts += 1
+        return message
+
+    def may_retry(self, cause: Cause) -> bool:
+        """Whether to hand it out again after `cause`; counts."""
+        if cause not in (Cause.PEER_ENDED, Cause.PEER_GONE) or self._retries <= 0:
+            return False
+        self._retries -= 1
+        return True
+
+    def obey(self, abort: Abort) -> None:
+        """End with ABORTED when `abort` is triggered."""
+        key = abort.add_callback(lambda: self._aborted(abort))
+        self._release = lambda: abort.remove_callback(key)
+
+    def _aborted(self, abort: Abort) -> None:
+        self.finish(Cause.ABORTED, abort.reason)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._result is not None
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def finish(self, cause: Cause, error: str = "", rc: ReturnCode = ReturnCode.OK, data: Any = None) -> Result:
+        """End it, unless it has ended; how it ended."""
+        with self._lock:
+            if self._result is not None:
+                return self._result
+            seconds = time.monotonic() - self._begun
+            self._result = Result(self.task_id, self.task_name, cause, rc, data, error, self.attempts, seconds)
+        self._payload = {}
+        self.abort.trigger("the task has ended")
+        self.future.set_result(self._result)
+        return self._result
+
+    def refuse(self, error: ValueError) -> None:
+        """It cannot be sent at all; the caller gets `error` raised."""
+        with self._lock:
+            if self._result is not None:
+                return
+            self._result = Result(self.task_id, self.task_name, Cause.SEND_FAILED, error=str(error))
+        self.future.set_exception(error)
+
+    def answered(self, message: Message) -> None:
+        """The job's reply."""
+        try:
+            if message.error:
+                self.finish(Cause.RESULT_LOST, message.error)
+                return
+            rc, data, error = parse_result(message.data)
+            self.finish(Cause.COMPLETED, error, rc, self._convert(data))
+        except Exception as e:  # noqa: BLE001  the caller's hook, or a peer's nonsense: the caller is told either way
+            self.finish(Cause.RESULT_LOST, f"the result could not be read: {type(e).__name__}: {e}")
+
+    def release(self) -> None:
+        """Nobody waits for it any longer."""
+        self._release()
+
+
+def _nothing() -> None:
+    return

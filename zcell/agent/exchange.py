@@ -1,0 +1,289 @@
+"""The parent's side of the task protocol. Invariant owned here: every task gets exactly one `Result`, and it names its cause."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, Self
+
+from zcell.abort import Abort
+from zcell.agent import environment, metrics
+from zcell.agent.assignment import Assignment
+from zcell.agent.dispatch import Dispatcher
+from zcell.agent.errors import CallStateError
+from zcell.agent.task import CURRENT_ROUND, PASS_THROUGH, RECEIVERS, TOTAL_ROUNDS, Cause, Result
+from zcell.pipe.handler import PipeHandler
+from zcell.pipe.message import Message
+from zcell.pipe.pipe import Pipe
+from zcell.pipe.session import PeerState
+
+_log = logging.getLogger("zcell.agent.exchange")
+
+
+class TaskExchange:
+    """Hands tasks to the job at the other end of a pipe, one after the other, and brings their results. A context manager.
+
+    Args:
+        pipe, metric_pipe: this process's ends (PASSIVE); opened by `start`, closed by `stop`.
+        task_channel, metric_channel: as for `Agent`.
+        peer_timeout: seconds to wait for a job to show up, the first and after each that left.
+        retries: how often a task may be handed to another job when the one that had it ended, died or fell silent. A job that
+            aborts is not tried again.
+        read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends: as for `PipeHandler`.
+
+    One exchange serves one job at a time; when that has gone, the next one that opens the other end gets the next task.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        metric_pipe: Pipe | None = None,
+        *,
+        task_channel: str = "task",
+        metric_channel: str = "metric",
+        peer_timeout: float = 60.0,
+        retries: int = 0,
+        read_interval: float = 0.1,
+        heartbeat_interval: float = 5.0,
+        heartbeat_timeout: float = 60.0,
+        resend_interval: float | None = 2.0,
+        max_resends: int | None = None,
+    ) -> None:
+        if not peer_timeout > 0:
+            raise ValueError(f"peer_timeout must be above 0 seconds, got {peer_timeout!r}")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be a number from 0, got {retries!r}")
+        self._pipe, self._metric_pipe = pipe, metric_pipe
+        self._channels = (task_channel, metric_channel)
+        self._settings: dict[str, Any] = {
+            "read_interval": read_interval,
+            "heartbeat_interval": heartbeat_interval,
+            "heartbeat_timeout": heartbeat_timeout,
+            "resend_interval": resend_interval,
+            "max_resends": max_resends,
+        }
+        PipeHandler(pipe, **self._settings)  # so that a setting that makes no sense is told now
+        self._retries = retries
+        self._lock = threading.Lock()
+        self._state = "new"
+        self._dispatcher = Dispatcher(pipe, self._settings, peer_timeout)
+        self._metric_handler: PipeHandler | None = None
+        self._on_metric: Callable[[Any], None] | None = None
+
+    # life
+
+    def start(self) -> Self:
+        """Open the pipes and begin to listen. Raises what `Pipe.open` raises; `CallStateError` when it was started before."""
+        with self._lock:
+            if self._state != "new":
+                raise CallStateError(f"the exchange is {self._state}: a TaskExchange is started once")
+            self._state = "running"
+        try:
+            self._pipe.open(self._channels[0])
+            if self._metric_pipe is not None:
+                self._metric_pipe.open(self._channels[1])
+                self._listen_to_metrics()
+            self._dispatcher.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the conversation: the job is told, tasks that run get the cause CLOSED, the pipes close. Idempotent."""
+        with self._lock:
+            if self._state == "stopped":
+                return
+            self._state = "stopped"
+        self._dispatcher.stop()
+        if self._metric_handler is not None:
+            self._metric_handler.stop()
+        elif self._metric_pipe is not None:
+            self._metric_pipe.close()
+
+    def abort(self, reason: str = "the parent gave up") -> None:
+        """Tell the job to give up at once; tasks that run get the cause ABORTED. The exchange can then be stopped."""
+        self._dispatcher.abort(reason)
+
+    def __enter__(self) -> Self:
+        return self.start() if self._state == "new" else self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    # the job at the other end
+
+    @property
+    def peer_state(self) -> PeerState:
+        """What is known of the job at the other end."""
+        return self._dispatcher.peer_state
+
+    def wait_for_peer(self, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        """Wait until a job is at the other end; False after `timeout` seconds, or when aborted."""
+        return self._dispatcher.wait_for_peer(timeout, abort)
+
+    def peer_is_gone(self, reason: str) -> None:
+        """Tell the exchange that the job has ended, as its launcher's handle knows, instead of waiting for its silence."""
+        self._dispatcher.peer_is_gone(reason)
+
+    def job_environment(self, *, launch_once: bool = True, **options: Any) -> dict[str, str]:
+        """The environment from which `Agent.from_env` builds the other ends; `options` are those of `Agent`.
+
+        Names and addresses only. Raises `TypeError` for an option that is not plain data.
+        """
+        return environment.describe(self._pipe, self._metric_pipe, {"launch_once": launch_once, **options})
+
+    # tasks
+
+    def run(
+        self,
+        task_name: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        abort: Abort | None = None,
+        task_id: str | None = None,
+        current_round: int | None = None,
+        total_rounds: int | None = None,
+        receivers: Iterable[str] | None = None,
+        pass_through: bool = False,
+    ) -> Result:
+        """Have a task done. Never raises for what becomes of it: `Result.cause` and `Result.error` tell.
+
+        Args:
+            task_name, data: what the job gets; `data` is any payload, large buffers travel by reference.
+            timeout: seconds for all of it (None: no limit). The job is not told; a late result is dropped.
+            abort: triggering it ends the wait at once.
+            task_id: made here unless given.
+            current_round, total_rounds: told to the job.
+            receivers: names of the cells that will fetch the large objects of the result, when not this end.
+            pass_through: large objects of the result stay with the job; `Result.data` holds `LazyRef`s to forward or fetch.
+
+        Raises `ValueError` or `TypeError` for arguments, `CodecError` for data that cannot travel, `CallStateError` unless started.
+        """
+        headers = _headers(current_round, total_rounds, receivers, pass_through)
+        assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
+        try:
+            return assignment.future.result(timeout)
+        except TimeoutError:
+            return assignment.finish(Cause.TIMEOUT, f"no result within {timeout:g} s")
+        except BaseException:
+            assignment.finish(Cause.ABORTED, "the caller was interrupted")
+            raise
+        finally:
+            self._dispatcher.forget(assignment)
+
+    async def run_async(
+        self,
+        task_name: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        abort: Abort | None = None,
+        task_id: str | None = None,
+        current_round: int | None = None,
+        total_rounds: int | None = None,
+        receivers: Iterable[str] | None = None,
+        pass_through: bool = False,
+    ) -> Result:
+        """As `run`, awaited. Cancelling it aborts the task."""
+        headers = _headers(current_round, total_rounds, receivers, pass_through)
+        assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(assignment.future)), timeout)
+        except TimeoutError:
+            return assignment.finish(Cause.TIMEOUT, f"no result within {timeout:g} s")
+        except (asyncio.CancelledError, CancelledError):
+            assignment.finish(Cause.ABORTED, "the caller cancelled it")
+            raise
+        finally:
+            self._dispatcher.forget(assignment)
+
+    def _assign(
+        self,
+        task_name: str,
+        data: Any,
+        task_id: str | None,
+        headers: dict[str, Any],
+        timeout: float | None,
+        abort: Abort | None,
+    ) -> Assignment:
+        if self._state != "running":
+            raise CallStateError(f"the exchange is {self._state}: call start() first, and not after stop()")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, or None, got {timeout!r}")
+        if not isinstance(task_name, str) or not task_name:
+            raise ValueError(f"task_name must be a non-empty str, got {task_name!r}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        data = self.data_to_task(data)
+        assignment = Assignment(task_name, task_id or uuid.uuid4().hex, data, headers, deadline, self._retries, self._convert)
+        if abort is not None:
+            assignment.obey(abort)
+        self._dispatcher.submit(assignment)
+        return assignment
+
+    # metrics
+
+    def on_metric(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Call `callback(record)` for each metric record, in order, on a thread of its own. Usable as a decorator."""
+        self._on_metric = callback
+        return callback
+
+    def _listen_to_metrics(self) -> None:
+        assert self._metric_pipe is not None
+        handler = PipeHandler(self._metric_pipe, **{**self._settings, "heartbeat_timeout": 0})
+        handler.set_message_cb(self._metrics_came)
+        handler.set_status_cb(self._metrics_ended, handler)
+        self._metric_handler = handler
+        handler.start()
+
+    def _metrics_came(self, message: Message) -> None:
+        if self._on_metric is not None:
+            metrics.unpack(message, self._on_metric)
+
+    def _metrics_ended(self, status: Message, handler: PipeHandler) -> None:
+        # The next job's metrics are a new conversation. This runs on a thread of the handler that ends, which cannot join itself.
+        with self._lock:
+            if self._state != "running" or self._metric_pipe is None:
+                return
+            try:
+                handler.stop(close_pipe=False)
+                self._metric_pipe.clear()
+                self._listen_to_metrics()
+            except BrokenPipeError as e:
+                _log.warning("no further metrics: %s", e)
+
+    # hooks
+
+    def data_to_task(self, data: Any) -> Any:
+        """Override to convert what is given to `run` into a payload."""
+        return data
+
+    def message_to_data(self, data: Any) -> Any:
+        """Override to convert the payload of a result; what it returns becomes `Result.data`."""
+        return data
+
+    def _convert(self, data: Any) -> Any:
+        return self.message_to_data(data)
+
+
+def _headers(
+    current_round: int | None, total_rounds: int | None, receivers: Iterable[str] | None, pass_through: bool
+) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    for name, value in ((CURRENT_ROUND, current_round), (TOTAL_ROUNDS, total_rounds)):
+        if value is not None:
+            headers[name] = value
+    if isinstance(receivers, str):
+        raise TypeError("receivers is a list of cell names, not one str")
+    if receivers is not None:
+        headers[RECEIVERS] = list(receivers)
+    if pass_through:
+        headers[PASS_THROUGH] = True
+    return headers
