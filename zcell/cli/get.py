@@ -4,23 +4,55 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, seconds_text, size_text
-from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, checked_secret
+from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret
 from zcell.digest import file_digest
-from zcell.errors import ZcellError
+from zcell.errors import CellClosedError, ZcellError
 from zcell.limits import MIB
 
 if TYPE_CHECKING:
     from zcell.abort import Abort
     from zcell.cell import Cell
     from zcell.download.progress import ProgressEvent
+    from zcell.workspace.meter import WorkspaceProgress
 
 CONNECT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What arrived, for the summary."""
+
+    path: Path
+    files: int
+    fetched_bytes: int
+    """Bytes of files that had to travel."""
+    digest: str
+
+
+class Drawing:
+    """Draws, or with ``--json`` tells, how far the transfer is."""
+
+    def __init__(self, screen: Screen, draw: Progress) -> None:
+        self._screen = screen
+        self._draw = draw
+
+    def of_file(self, event: ProgressEvent) -> None:
+        self._tell(event.bytes_done, event.bytes_total, event.state.value)
+
+    def of_tree(self, event: WorkspaceProgress) -> None:
+        self._tell(event.bytes_done, event.bytes_total or None, event.state)
+
+    def _tell(self, done_bytes: int, total_bytes: int | None, state: str) -> None:
+        self._draw(done_bytes, total_bytes)
+        if self._screen.json:
+            self._screen.result("progress", bytes=done_bytes, total_bytes=total_bytes, state=state)
 
 
 def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Path | None, json: bool) -> int:
@@ -31,7 +63,7 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
     secret = checked_secret(insecure, secret_file)
     if to.exists() and not to.is_dir():
         raise CommandError(USAGE, f"--to {to} is not a directory")
-    part: Path | None = None
+    started = False
     cell = Cell(f"get-{secrets.token_hex(8)}", parent=address, secret=secret, insecure=insecure)
     with Interrupts() as interrupts, cell, screen.progress("fetching") as draw:
         leave = interrupts.abort.add_callback(lambda: cell.stop(1.0))  # ends the wait for a link at once
@@ -40,63 +72,67 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
             interrupts.abort.remove_callback(leave)
             description = _describe(cell, ref, interrupts.abort)
             to.mkdir(parents=True, exist_ok=True)
-            target = to / description["name"]
-            part = target.with_name(target.name + ".part")
+            started = True
             start = time.monotonic()
-            cell.downloads.fetch_file(SENDER, ref, target, progress=_Drawing(screen, draw), abort=interrupts.abort)
+            fetch = _fetch_directory if description["kind"] == DIRECTORY else _fetch_file
+            fetched = fetch(cell, ref, description, to, Drawing(screen, draw), interrupts.abort)
             seconds = time.monotonic() - start
-        except (ZcellError, CommandError, OSError):
-            _tell_what_is_kept(screen, part)
+        except (ZcellError, OSError) as error:
             if not interrupts.interrupted:
                 raise
-            screen.note("interrupted")
+            if not isinstance(error, CellClosedError):
+                screen.note(str(error))
+            kept = "what has been verified is kept; the same command continues from there" if started else "nothing was fetched"
+            screen.note(f"interrupted; {kept}")
             return interrupts.exit_code
-    _summarise(screen, target, seconds)
+    _summarise(screen, fetched, seconds)
     return DONE
 
 
-class _Drawing:
-    """Draws, or with ``--json`` tells, how far the transfer is; remembers it for the summary."""
-
-    def __init__(self, screen: Screen, draw: Progress) -> None:
-        self._screen = screen
-        self._draw = draw
-
-    def __call__(self, event: ProgressEvent) -> None:
-        self._draw(event.bytes_done, event.bytes_total)
-        if self._screen.json:
-            self._screen.result("progress", bytes=event.bytes_done, total_bytes=event.bytes_total, state=event.state.value)
-
-
 def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
-    """What the sender says about `ref`: kind, name and bytes, checked."""
+    """What the sender says about `ref`, checked: kind, name, and the id of a tree."""
     reply = cell.request(SENDER, CHANNEL, DESCRIBE, ref, timeout=CONNECT_TIMEOUT, abort=abort)
     reply.raise_for_rc()
     found: Any = reply.payload
     if found is None:
         raise CommandError(TRANSFER, f"the sender does not offer {ref!r}; copy the line that it printed")
-    name = found.get("name") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or found.get("kind") not in (FILE, DIRECTORY):
+        raise CommandError(TRANSFER, "the sender's description of what it offers cannot be understood; is it the same version?")
+    name = found.get("name")
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > 240:
         raise CommandError(TRANSFER, f"the sender offers something under the name {name!r}, which is no plain file name")
     return dict(found)
 
 
-def _tell_what_is_kept(screen: Screen, part: Path | None) -> None:
-    if part is not None and part.exists():
-        screen.note(f"what has been verified is kept in {part}; the same command continues from there")
-
-
-def _summarise(screen: Screen, target: Path, seconds: float) -> None:
+def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
+    target = to / description["name"]
+    cell.downloads.fetch_file(SENDER, ref, target, progress=drawing.of_file, abort=abort)
     digest = file_digest(target)
-    rate = digest.length / MIB / max(seconds, 1e-9)
-    text = f"{target}: 1 file, {size_text(digest.length)}, {digest}, {seconds_text(seconds)}, {rate:.1f} MiB/s"
+    return Fetched(target, 1, digest.length, str(digest))
+
+
+def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
+    from zcell.workspace.tree import fetch_tree
+
+    target, received = fetch_tree(cell, SENDER, str(description.get("offer")), to, progress=drawing.of_tree, abort=abort)
+    digest = str(received.digest)
+    reply = cell.request(SENDER, CHANNEL, CONFIRM, {"ref": ref, "digest": digest}, timeout=CONNECT_TIMEOUT, abort=abort)
+    if not reply.ok or reply.payload is not True:
+        raise CommandError(TRANSFER, f"{target} is complete, but the sender could not be told: {reply.error or reply.rc.value}")
+    return Fetched(target, received.files, received.fetched_bytes, digest)
+
+
+def _summarise(screen: Screen, fetched: Fetched, seconds: float) -> None:
+    rate = fetched.fetched_bytes / MIB / max(seconds, 1e-9)
+    files = f"{fetched.files} file" + "s" * (fetched.files != 1)
+    size = size_text(fetched.fetched_bytes)
     screen.result(
         "summary",
-        text,
-        path=str(target),
-        files=1,
-        bytes=digest.length,
-        digest=str(digest),
+        f"{fetched.path}: {files}, {size} fetched, {fetched.digest}, {seconds_text(seconds)}, {rate:.1f} MiB/s",
+        path=str(fetched.path),
+        files=fetched.files,
+        bytes=fetched.fetched_bytes,
+        digest=fetched.digest,
         seconds=round(seconds, 3),
         mib_per_second=round(rate, 1),
     )

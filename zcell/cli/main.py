@@ -84,6 +84,7 @@ def send(
         "tcp://127.0.0.1:0"
     ),
     receivers: Annotated[int, typer.Option(help="End once so many have confirmed it.", min=1)] = 1,
+    skip_links: Annotated[bool, typer.Option("--skip-links", help="Leave links in a directory out, with a warning.")] = False,
     insecure: Insecure = False,
     secret_file: SecretFile = None,
     json: Json = False,
@@ -91,7 +92,15 @@ def send(
     """Offer PATH and print the command for the other side; end when all receivers have confirmed it."""
     from zcell.cli.send import send_path
 
-    return send_path(path, listen=listen, receivers=receivers, insecure=insecure, secret_file=secret_file, json=json)
+    return send_path(
+        path,
+        listen=listen,
+        receivers=receivers,
+        skip_links=skip_links,
+        insecure=insecure,
+        secret_file=secret_file,
+        json=json,
+    )
 
 
 @app.command(epilog=EPILOG)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shlex
 import socket
 import time
@@ -12,18 +11,15 @@ from urllib.parse import urlsplit
 
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
+from zcell.cli.offering import DirectoryOffer, FileOffer, Offer
 from zcell.cli.screen import Progress, Screen, seconds_text
-from zcell.cli.share import CHANNEL, DESCRIBE, FILE, SENDER, checked_secret
+from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, checked_secret
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
-    from zcell.download.progress import ProgressEvent
-
-PATIENCE = 7 * 24 * 3600.0
-"""Seconds without any receiver after which an offer is withdrawn."""
 
 
-class _Receivers:
+class Receivers:
     """How far each receiver is, drawn as one bar."""
 
     def __init__(self, screen: Screen, draw: Progress, expected: int) -> None:
@@ -32,21 +28,17 @@ class _Receivers:
         self._expected = expected
         self._done: dict[str, tuple[int, int]] = {}
 
-    def __call__(self, event: ProgressEvent) -> None:
-        self._done[event.receiver] = (event.bytes_done, event.bytes_total or 0)
-        done, total = (sum(values) for values in zip(*self._done.values(), strict=True))
-        self._draw(done, total * max(1, self._expected // len(self._done)) or None)
+    def __call__(self, receiver: str, done_bytes: int, total_bytes: int) -> None:
+        self._done[receiver] = (done_bytes, total_bytes)
+        done = sum(done for done, _ in self._done.values())
+        self._draw(done, max(total for _, total in self._done.values()) * max(self._expected, len(self._done)) or None)
         if self._screen.json:
-            self._screen.result(
-                "progress",
-                receiver=event.receiver,
-                bytes=event.bytes_done,
-                total_bytes=event.bytes_total,
-                state=event.state.value,
-            )
+            self._screen.result("progress", receiver=receiver, bytes=done_bytes, total_bytes=total_bytes)
 
 
-def send_path(path: Path, *, listen: str, receivers: int, insecure: bool, secret_file: Path | None, json: bool) -> int:
+def send_path(
+    path: Path, *, listen: str, receivers: int, skip_links: bool, insecure: bool, secret_file: Path | None, json: bool
+) -> int:
     """Offer `path` until `receivers` have it; the exit code."""
     from zcell.cell import Cell
 
@@ -62,9 +54,7 @@ def send_path(path: Path, *, listen: str, receivers: int, insecure: bool, secret
         Cell(SENDER, listen=[listen], secret=secret, insecure=insecure) as cell,
         screen.progress("sending") as draw,
     ):
-        offer = _FileOffer(cell, path, receivers, _Receivers(screen, draw, receivers))
-        description = {"kind": offer.kind, "name": path.resolve().name, "bytes": offer.size_bytes}
-        cell.register(CHANNEL, DESCRIBE, lambda request: description if request.payload == offer.ref else None)
+        offer = _offer(cell, path, receivers, Receivers(screen, draw, receivers), skip_links)
         interrupts.abort.add_callback(offer.withdraw)
         address = public_address(cell.endpoints[0])
         words = ["zcell", "get", address, offer.ref]
@@ -76,9 +66,7 @@ def send_path(path: Path, *, listen: str, receivers: int, insecure: bool, secret
         confirmed = offer.confirmed()
         seconds = time.monotonic() - start
     if interrupts.interrupted:
-        screen.note(
-            f"interrupted; {confirmed} of {receivers} receivers have it; a receiver that was not done keeps what it verified"
-        )
+        screen.note(f"interrupted; {confirmed} of {receivers} receivers have it, the others keep what they have verified")
         return interrupts.exit_code
     if failure:
         raise CommandError(TRANSFER, f"{path}: {failure}")
@@ -88,27 +76,17 @@ def send_path(path: Path, *, listen: str, receivers: int, insecure: bool, secret
     return DONE
 
 
-class _FileOffer:
-    """One file, by one ref."""
+def _offer(cell: Cell, path: Path, receivers: int, progress: Receivers, skip_links: bool) -> Offer:
+    offer = _choose(cell, path, receivers, progress, skip_links)
+    description = {"kind": offer.kind, "name": path.resolve().name, "bytes": offer.size_bytes, "offer": offer.offer_id}
+    cell.register(CHANNEL, DESCRIBE, lambda request: description if request.payload == offer.ref else None)
+    return offer
 
-    kind = FILE
 
-    def __init__(self, cell: Cell, path: Path, receivers: int, progress: _Receivers) -> None:
-        self._transaction = cell.downloads.transaction(receivers=receivers, idle_timeout=PATIENCE, progress=progress)
-        ref = self._transaction.add_file(path, ref_id=secrets.token_hex(16))
-        self.ref = ref.id
-        self.size_bytes = ref.size or 0
-
-    def withdraw(self) -> None:
-        self._transaction.delete()
-
-    def wait(self) -> str:
-        """Until all receivers have it: ``""``, or why that did not happen."""
-        status = self._transaction.wait()
-        return "" if status == "FINISHED" else f"the transfer ended: {status.value}"
-
-    def confirmed(self) -> int:
-        return len({receiver for _, receiver in self._transaction.statistics().confirmed})
+def _choose(cell: Cell, path: Path, receivers: int, progress: Receivers, skip_links: bool) -> Offer:
+    if path.is_dir():
+        return DirectoryOffer(cell, path, receivers, progress, skip_links)
+    return FileOffer(cell, path, receivers, progress)
 
 
 def public_address(endpoint: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from zcell.cli.exits import USAGE, CommandError
 
 CHANNEL = "zcell.share"
-DESCRIBE = "describe"
+DESCRIBE, CONFIRM = "describe", "confirm"
 FILE, DIRECTORY = "file", "directory"
 SENDER = "server"
 """The name of the cell that offers."""
