@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +41,32 @@ def test_the_numbers_of_the_message_kinds_on_the_page_are_those_of_the_code() ->
         listed = re.search(rf"\| {kind.name} \| {int(kind)} \|", page) or re.search(rf"\b{kind.name} {int(kind)}\b", page)
         paired = kind in (Kind.PING, Kind.PONG) and "| PING, PONG | 21, 22 |" in page
         assert listed or paired, f"{kind.name} = {int(kind)} is not on the page"
+
+
+def listings(page: str) -> Iterator[tuple[str, str]]:
+    """("file", name and text) and ("console", text) of a page, in order."""
+    for language, text in re.findall(r"```(python|console)\n(.*?)```", page, re.DOTALL):
+        yield ("file" if language == "python" else "console"), text
+
+
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ZCELL_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
+    ran = 0
+    for kind, text in listings((ROOT / "docs" / "tutorial.md").read_text()):
+        if kind == "file":
+            name = re.match(r"# file: (\S+)\n", text)
+            assert name is not None, "a listing without its file's name"
+            (tmp_path / name[1]).write_text(text)
+            continue
+        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, expected = part.partition("\n")
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+            )
+            assert done.stdout == expected, f"$ {command}\n{done.stdout}\nexpected:\n{expected}\n{done.stderr}"
+            ran += 1
+    assert ran >= 6

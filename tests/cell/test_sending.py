@@ -279,3 +279,25 @@ def test_a_control_event_without_a_way_is_counted(tree: TreeFactory) -> None:
     before = cell.statistics().dropped_total
     cell.post_event("nobody", "c", "t", 1)
     eventually(lambda: cell.statistics().dropped_total == before + 1)
+
+
+def test_a_request_is_handled_after_the_events_sent_before_it(tree: TreeFactory) -> None:
+    cells = tree("server", "site-1")
+    seen: list[int] = []
+    release = threading.Event()
+
+    def on_event(request: Request) -> None:
+        release.wait(10)
+        seen.append(request.payload)
+
+    cells["server"].register("metrics", "point", on_event)
+    cells["server"].register("metrics", "finish", lambda request: len(seen))
+    cells["server"].register("other", "finish", lambda request: len(seen))
+    for number in range(20):
+        assert cells["site-1"].send("server", "metrics", "point", number) == {"server": ReturnCode.OK}
+    waiting = cells["site-1"].request_future("server", "metrics", "finish", timeout=10)
+    assert cells["site-1"].request("server", "other", "finish", timeout=5).payload == 0, "another channel does not wait"
+    assert not waiting.done()
+    release.set()
+    assert waiting.result(10).payload == 20
+    assert seen == list(range(20))

@@ -55,7 +55,8 @@ class Dispatcher:
             release()
         else:
             arrived = time.monotonic()
-            order = (envelope.source, envelope.channel) if envelope.kind is Kind.EVENT else None
+            key = (envelope.source, envelope.channel)
+            order, after = (key, None) if envelope.kind is Kind.EVENT else (None, key)
 
             def task() -> None:
                 try:
@@ -63,7 +64,7 @@ class Dispatcher:
                 finally:
                     release()
 
-            if not self._pool.run(envelope.channel, task, order):
+            if not self._pool.run(envelope.channel, task, order, after=after):
                 self._refuse(envelope, ReturnCode.SERVICE_UNAVAILABLE, f"{self._switch.me} is stopping")
                 release()
 
@@ -112,11 +113,18 @@ class Dispatcher:
         result = self._call(handler, envelope, body, buffers, remaining)
         if envelope.kind is Kind.EVENT:
             self._counters.add("events_handled")
-            if isinstance(result, Reply) and not result.ok:
+            if isinstance(result, Future):
+                result.add_done_callback(lambda f: self._note_failure(handler, f))
+            elif isinstance(result, Reply) and not result.ok:
                 self._counters.drop(f"event_{result.rc.value.lower()}")  # nobody waits for the reason; it is counted
         else:
             self._counters.add("requests_handled")
             self._answer(envelope, result)
+
+    def _note_failure(self, handler: Handler, future: Future[Any]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            where = f"channel {handler.channel!r} topic {handler.topic!r} of {self._switch.me}"
+            log.warning("the handler of %s failed: %s", where, type(error).__name__, exc_info=error)
 
     def _call(self, handler: Handler, envelope: Envelope, body: Any, buffers: list[Any], remaining: float | None) -> Any:
         """Filters, then the handler; a Reply, a Future of one, or a payload."""

@@ -1,7 +1,7 @@
 """The handler pool. Invariant: threads are bounded, and no channel, however slow its handlers, takes all of them.
 
 Work is queued by channel; a channel runs on at most three quarters of the threads, the channels take turns. Items of one
-`order` key (events of one source on one channel) run one after the other, in order.
+`order` key (events of one source on one channel) run one after the other, in order; a request waits for the events before it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,16 @@ class WorkerPool:
         self._idle = 0
         self._closed = False
 
-    def run(self, channel: str, task: Task, order: Hashable = None, dropped: Callable[[], object] | None = None) -> bool:
-        """Queue `task`; with `order`, behind all tasks of that key. False when the pool is closed.
+    def run(
+        self,
+        channel: str,
+        task: Task,
+        order: Hashable = None,
+        dropped: Callable[[], object] | None = None,
+        after: Hashable = None,
+    ) -> bool:
+        """Queue `task`; with `order`, behind all tasks of that key; with `after`, once those queued by now are done, but beside
+        what comes then. False when the pool is closed.
 
         `dropped` is called by `close` in the place of a task whose turn never came.
         """
@@ -78,7 +86,10 @@ class WorkerPool:
         with self._condition:
             if self._closed:
                 return False
-            if order is not None:
+            before = None if after is None else self._ordered.get(after)
+            if before is not None:
+                before.tasks.append(_Droppable(lambda: self._go_on(channel, task), dropped or _done))
+            elif order is not None:
                 waiting = self._ordered.get(order)
                 if waiting is not None:
                     waiting.tasks.append(task)
@@ -89,6 +100,11 @@ class WorkerPool:
             else:
                 self._queue(channel, task)
             return True
+
+    def _go_on(self, channel: str, task: Task) -> None:
+        """The events before `task` are done. A closed pool drops it as it would have where it waited."""
+        if not self.run(channel, task) and isinstance(task, _Droppable):
+            task.dropped()
 
     def submit(self, fn: Callable[..., T], *args: Any, channel: str = "") -> Future[T]:
         """Run `fn(*args)`; its outcome is in the future. A closed pool gives a cancelled one."""
@@ -193,6 +209,7 @@ class WorkerPool:
                 channel.queued = False
             self._condition.notify_all()
             threads = list(self._threads)
+        waiting += [task for item in waiting if isinstance(item, _Ordered) for task in item.tasks]
         for task in waiting:
             if isinstance(task, _Droppable):
                 self._guard(task.dropped)
