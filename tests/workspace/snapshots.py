@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 Snapshot = dict[str, tuple[str, int, int, str]]
@@ -42,7 +43,7 @@ def _visit(directory: Path, prefix: str, found: Snapshot, times: bool, ignore_st
             found[path] = ("special", mode, mtime, str(status.st_rdev))
 
 
-def write_tree(root: Path, tree: dict[str, bytes | None], *, seed: int = 0) -> None:
+def write_tree(root: Path, tree: Mapping[str, bytes | None], *, seed: int = 0) -> None:
     """Write files (bytes) and directories (None), with odd modes and times drawn from `seed`."""
     rng = random.Random(seed)
     directories = []

@@ -25,6 +25,7 @@ CHANNEL = "workspace_transfer"
 PREPARE = "prepare_download"
 PUBLISH = "publish_results"
 SELECT = "select_entries"
+DELIVERED = "tree_delivered"
 PATIENCE = 2.0
 PENDING = "pending"
 _REQUEST_SECONDS = 10.0

@@ -167,8 +167,12 @@ class Assembly:
         return directory, name
 
     def _create(self, entry: Entry) -> int:
-        directory, name = self._vacant(entry)
-        return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+        directory, name = self._tree.above(entry.path)
+        try:
+            return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+        except FileExistsError:
+            os.unlink(name, dir_fd=directory)
+            return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
 
     def _settle(self, index: int, fd: int) -> None:
         """Check size and kind of an open file in its place, give it mode and time, close it."""

@@ -69,6 +69,8 @@ class JobContext:
     """Name of the job's own cell, if it has one."""
     idle_timeout: float = IDLE_TIMEOUT
     """Seconds without any progress after which a transfer fails."""
+    insecure: bool = False
+    """Whether `parent_url` may be beyond this machine although there is no kit."""
     connect_timeout: float = CONNECT_TIMEOUT
     limits: WorkspaceLimits = field(default_factory=WorkspaceLimits)
     excludes: Excludes = field(default_factory=lambda: Excludes(()))
@@ -100,6 +102,7 @@ class JobContext:
             secret=secret,
             fqcn=env.get("ZCELL_JOB_FQCN", ""),
             root=Path(env.get("ZCELL_WORKSPACE") or Path.cwd()),
+            insecure=env.get("ZCELL_INSECURE") == "1",
         )
         for name, value in (("ZCELL_JOB_ID", context.job_id), ("ZCELL_PARENT", context.parent_url)):
             if not value:
@@ -125,7 +128,7 @@ class JobContext:
         if not self.token:
             raise WorkspaceError(f"job {self.job_id}: owner {self.owner!r} is known, but there is no transfer token to show it")
         name = bootstrap_name(self.owner, self.job_id)
-        cell = Cell(name, parent=self.parent_url, secret=self.secret, context=self.zmq_context)
+        cell = Cell(name, parent=self.parent_url, secret=self.secret, context=self.zmq_context, insecure=self.insecure)
         cell.start()
         try:
             cell.wait_ready(self.connect_timeout)

@@ -33,6 +33,7 @@ class Descent:
         self._make = make
         self._names: list[str] = []
         self._fds: list[int] = []
+        self._absent: list[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +75,10 @@ class Descent:
         return None
 
     def _go(self, parents: list[str]) -> int:
+        if parents == self._names:
+            return self._fds[-1] if self._fds else self._root_fd
+        if self._absent is not None and parents[: len(self._absent)] == self._absent:
+            raise FileNotFoundError(errno.ENOENT, "no such directory", "/".join(self._absent))
         common = 0
         for ours, theirs in zip(self._names, parents, strict=False):
             if ours != theirs:
@@ -82,7 +87,11 @@ class Descent:
         self._up_to(common)
         fd = self._fds[-1] if self._fds else self._root_fd
         for name in parents[common:]:
-            fd = self._down(fd, name if self._names else self._tops.get(name, name))
+            try:
+                fd = self._down(fd, name if self._names else self._tops.get(name, name))
+            except FileNotFoundError:
+                self._absent = [*self._names, name]
+                raise
             self._names.append(name)
             self._fds.append(fd)
         return fd

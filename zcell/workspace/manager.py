@@ -259,7 +259,7 @@ class WorkspaceManager:
                 limits=job.limits,
                 tick=preparation.meter.tick,
             )
-            offer = self._offers.add(tree, receivers=[receiver], meter=preparation.meter)
+            offer = self._offers.add(tree, receivers=[receiver], meter_for=lambda _: preparation.meter)
         except BundleError as error:
             return make_reply(ReturnCode.INVALID_REQUEST, error=f"the workspace of job {job.job_id} cannot travel: {error}")
         except (OSError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from zcell.download.progress import ProgressEvent, ProgressState
 from zcell.errors import BundleError, DownloadError
 from zcell.limits import MIB
 from zcell.message import Reply, Request, ReturnCode, make_reply
-from zcell.workspace.asking import CHANNEL, SELECT, patient_answer
+from zcell.workspace.asking import CHANNEL, DELIVERED, SELECT, patient_answer
 from zcell.workspace.meter import Meter
 from zcell.workspace.plan import is_small, pack_indices, parse_have, same_entries, travels
 from zcell.workspace.scan import ScannedTree
@@ -54,10 +54,18 @@ class TreeOffer:
     """A listed tree on offer. `receivers`: the cells that may take it, None: who knows the id."""
 
     def __init__(
-        self, offers: Offers, tree: ScannedTree, receivers: Iterable[str] | None, meter: Meter, idle_timeout: float
+        self,
+        offers: Offers,
+        tree: ScannedTree,
+        receivers: Iterable[str] | None,
+        meter_for: Callable[[str], Meter],
+        idle_timeout: float,
     ) -> None:
         self.tree = tree
-        self.meter = meter
+        self._meter_for = meter_for
+        self._meters: dict[str, Meter] = {}
+        self._delivered: set[str] = set()
+        self._changed = threading.Condition()
         self._offers = offers
         self._cell = offers.cell
         self._receivers = None if receivers is None else frozenset(receivers)
@@ -82,10 +90,37 @@ class TreeOffer:
         """Whether `receiver` may know of the offer."""
         return self._receivers is None or receiver in self._receivers
 
+    @property
+    def delivered(self) -> frozenset[str]:
+        """The receivers that have the whole tree in place, and said so."""
+        return frozenset(self._delivered)
+
+    def wait_delivered(self, receivers: int = 1, timeout: float | None = None) -> bool:
+        """Wait until that many receivers have it in place, or the offer is closed; whether they have."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._delivered) >= receivers, timeout)
+            return len(self._delivered) >= receivers
+
+    def on_delivered(self, receiver: str) -> None:
+        """A receiver says that it has everything in place."""
+        self._meter(receiver).end("COMPLETED")
+        with self._changed:
+            self._delivered.add(receiver)
+            self._changed.notify_all()
+
+    def _meter(self, receiver: str) -> Meter:
+        with self._lock:
+            meter = self._meters.get(receiver)
+            if meter is None:
+                meter = self._meters[receiver] = self._meter_for(receiver)
+            return meter
+
     def close(self) -> None:
         """Withdraw everything. Idempotent."""
-        with self._lock:
+        with self._changed:
             self._closed = True
+            self._changed.notify_all()
+        with self._lock:
             selections = list(self._selections.values())
             self._selections.clear()
         for selection in selections:
@@ -100,6 +135,7 @@ class TreeOffer:
         if not isinstance(selection_id, str) or not 0 < len(selection_id) <= 64:
             return make_reply(ReturnCode.INVALID_REQUEST, error="selection must be an id of 1 to 64 characters")
         old: _Selection | None = None
+        meter = self._meter(request.origin)
         with self._lock:
             if self._closed:
                 return unknown_offer()
@@ -109,32 +145,32 @@ class TreeOffer:
             if selection is None or selection.id != selection_id:
                 old = selection
                 selection = self._selections[request.origin] = _Selection(selection_id)
-                selection.work = self._offers.pool.submit(self._select, request.origin, selection, payload.get("have"))
+                selection.work = self._offers.pool.submit(self._select, request.origin, selection, payload.get("have"), meter)
         if old is not None:
             self._end(old)
-        return patient_answer(self._cell, request, selection.work, self.meter)
+        return patient_answer(self._cell, request, selection.work, meter)
 
     # --- on the workspace pool ---------------------------------------------------------------------------------------------
 
-    def _select(self, receiver: str, selection: _Selection, have: object) -> Reply:
+    def _select(self, receiver: str, selection: _Selection, have: object, meter: Meter) -> Reply:
         try:
-            return self._answer(receiver, selection, have)
+            return self._answer(receiver, selection, have, meter)
         except BundleError as error:
             return make_reply(ReturnCode.INVALID_REQUEST, error=str(error))
         except (OSError, DownloadError, RuntimeError) as error:
             return make_reply(ReturnCode.COMM_ERROR, error=str(error))
 
-    def _answer(self, receiver: str, selection: _Selection, have: object) -> Reply:
+    def _answer(self, receiver: str, selection: _Selection, have: object, meter: Meter) -> Reply:
         manifest = self.tree.manifest
-        self.meter.phase("comparing")
+        meter.phase("comparing")
         held = parse_have(have, manifest)
-        same = same_entries(self.tree, held, self._roots, self.meter.tick) if held else set()
+        same = same_entries(self.tree, held, self._roots, meter.tick) if held else set()
         missing = [index for index, entry in enumerate(manifest) if travels(entry) and index not in same]
         small = [index for index in missing if is_small(manifest.entries[index])]
         large = [index for index in missing if not is_small(manifest.entries[index])]
         zip_id, large_ids = "", list[str]()
         if missing:
-            watch = _Watch(self.tree, self.meter, small)
+            watch = _Watch(self.tree, meter, small)
             transaction = self._cell.downloads.transaction(
                 receivers=[receiver], idle_timeout=self._idle_timeout, progress=watch.on_progress
             )
@@ -152,8 +188,8 @@ class TreeOffer:
                 ended = selection.replaced
             if ended:
                 self._end(selection)
-            self.meter.expect(manifest.entries[index] for index in missing)
-            self.meter.phase("transferring")
+            meter.expect(manifest.entries[index] for index in missing)
+            meter.phase("transferring")
         return make_reply(ReturnCode.OK, {"state": "ready", "same": pack_indices(same), "small": zip_id, "large": large_ids})
 
     def _zip(self, indices: list[int]) -> Iterator[bytes]:
@@ -218,6 +254,7 @@ class Offers:
         self._lock = threading.Lock()
         self._offers: dict[str, TreeOffer] = {}
         cell.register(CHANNEL, SELECT, self._on_select, allow="any")
+        cell.register(CHANNEL, DELIVERED, self._on_delivered, allow="any")
 
     @classmethod
     def of(cls, cell: Cell) -> Offers:
@@ -229,11 +266,11 @@ class Offers:
         tree: ScannedTree,
         *,
         receivers: Iterable[str] | None = None,
-        meter: Meter | None = None,
+        meter_for: Callable[[str], Meter] = lambda receiver: Meter(),
         idle_timeout: float = 60.0,
     ) -> TreeOffer:
-        """Offer a tree until the offer is closed."""
-        offer = TreeOffer(self, tree, receivers, meter or Meter(), idle_timeout)
+        """Offer a tree until the offer is closed. ``meter_for(receiver)`` counts what goes to that receiver."""
+        offer = TreeOffer(self, tree, receivers, meter_for, idle_timeout)
         with self._lock:
             self._offers[offer.id] = offer
         return offer
@@ -250,19 +287,31 @@ class Offers:
         for offer in offers:
             offer.close()
         self.cell.unregister(CHANNEL, SELECT)
+        self.cell.unregister(CHANNEL, DELIVERED)
         busy = self.pool.close(_CLOSE_SECONDS)
         if busy:
             log.warning("cell %s: these threads still work on workspaces: %s", self.cell.fqcn, ", ".join(busy))
 
     def _on_select(self, request: Request) -> Any:
+        offer = self._find(request)
+        return offer if isinstance(offer, Reply) else offer.on_select(request)
+
+    def _on_delivered(self, request: Request) -> Any:
+        offer = self._find(request)
+        if isinstance(offer, Reply):
+            return offer
+        offer.on_delivered(request.origin)
+        return make_reply(ReturnCode.OK)
+
+    def _find(self, request: Request) -> TreeOffer | Reply:
         payload = request.payload
         if not isinstance(payload, dict) or not isinstance(payload.get("offer"), str):
-            return make_reply(ReturnCode.INVALID_REQUEST, error="expected a dict with offer, selection and have")
+            return make_reply(ReturnCode.INVALID_REQUEST, error="expected a dict that names an offer")
         with self._lock:
             offer = self._offers.get(payload["offer"])
         if offer is None or not offer.admits(request.origin):
             return unknown_offer()
-        return offer.on_select(request)
+        return offer
 
 
 def unknown_offer() -> Reply:

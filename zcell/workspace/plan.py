@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from zcell._native.sha256 import roots_many
@@ -46,14 +46,14 @@ class Holding:
     identity: Identity
 
 
-def find_holdings(manifest: Manifest, places: Sequence[Descent], tick: Tick = lambda: None) -> dict[int, Holding]:
-    """For each entry that travels: the first of `places` with a file of that name and size, digested.
+def find_holdings(manifest: Manifest, places: Mapping[int, Descent], tick: Tick = lambda: None) -> dict[int, Holding]:
+    """For each entry that travels: the first of `places` (in order) with a file of that name and size, digested.
 
     What is missing, unreadable, or not reachable without following a link, is not held.
     """
     held: dict[int, Holding] = {}
     wanted = [(index, entry) for index, entry in enumerate(manifest) if travels(entry)]
-    for place, descent in enumerate(places):
+    for place, descent in places.items():
         missing = [(index, entry) for index, entry in wanted if index not in held]
         files = ((index, entry.size, descent.open_file(entry.path)) for index, entry in missing)
         for index, root, identity in _digest(files, tick, skip_changing=True):

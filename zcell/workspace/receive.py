@@ -155,9 +155,11 @@ class _Reception:
 
     def _find_holdings(self) -> dict[int, Holding]:
         with Descent(self._stage.tree_fd) as staged:
-            places = [staged, self.destination]
+            places = {_KEPT: self.destination}
+            if self._stage.continued:
+                places = {_STAGED: staged} | places
             if self._also_held:
-                places.append(self._elsewhere)
+                places[_ELSEWHERE] = self._elsewhere
             return find_holdings(self._manifest, places, self._meter.tick)
 
     def _entries(self, indices: list[int]) -> list[Entry]:
@@ -167,7 +169,8 @@ class _Reception:
         """An error now is better than a full disk later; parts that are here already need no room."""
         room = os.fstatvfs(self._stage.fd)
         free = room.f_bavail * room.f_frsize
-        needed = sum(entry.data_bytes for entry in self._entries(missing) if not self._stage.part_path(entry.path).exists())
+        entries = self._entries(missing)
+        needed = sum(e.data_bytes for e in entries if is_small(e) or not self._stage.part_path(e.path).exists())
         if needed > free:
             raise WorkspaceError(f"{self._stage.path.parent} has room for {free} bytes, and {needed} have to arrive")
 

@@ -16,7 +16,7 @@ from zcell.download.staging import FileSink
 from zcell.errors import BundleError, DownloadError
 from zcell.protocol.transfer.chunks import ChunkTable
 from zcell.protocol.transfer.messages import Description
-from zcell.workspace.asking import SELECT, ask
+from zcell.workspace.asking import CHANNEL, DELIVERED, SELECT, ask
 from zcell.workspace.limits import WorkspaceLimits
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.meter import Meter
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PARALLEL = 4
 """Large files fetched at once: enough to hide the round trips between one file and the next."""
+_CONFIRM_SECONDS = 10.0
 
 
 class RemoteSender:
@@ -82,6 +83,18 @@ class RemoteSender:
         self._small_id = small_id
         self._large_ids = dict(zip(large, large_ids, strict=True))
         return same
+
+    def confirm(self) -> None:
+        """Tell the owner that the tree is in place. It is, so nothing fails when that cannot be said."""
+        self._cell.request(
+            self._owner,
+            CHANNEL,
+            DELIVERED,
+            {"offer": self._offer_id},
+            timeout=_CONFIRM_SECONDS,
+            optional=True,
+            abort=self._abort,
+        )
 
     def fetch_small(self, indices: list[int], create: Callable[[int], int], arrived: Callable[[int, int], None]) -> None:
         sink = StreamSink()

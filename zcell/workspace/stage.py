@@ -39,6 +39,8 @@ class Stage:
     def __init__(self, parent: Path, label: str) -> None:
         self.path = parent / stage_name(label)
         self._closed = False
+        self.continued = os.path.lexists(self.path)
+        """Whether an earlier transfer may have left something in it."""
         self.parent_fd = open_root(parent)
         try:
             self.fd = _open_locked(self.parent_fd, self.path)

@@ -104,6 +104,7 @@ def _download(ctx: JobContext, cell: Cell, meter: Meter) -> Received:
         abort=ctx.abort,
     )
     received = receive_tree(ctx.root, f"down-{ctx.job_id}", manifest, sender, meter=meter)
+    sender.confirm()
     log.info("job %s: workspace of %d files is here, %d fetched", ctx.job_id, received.files, received.fetched_files)
     return received
 
@@ -127,7 +128,7 @@ def _upload(ctx: JobContext, cell: Cell, meter: Meter) -> Received:
     )
     if not len(tree.manifest):
         raise WorkspaceError(f"job {ctx.job_id}: its directory {ctx.job_directory} does not exist, so there are no results")
-    offer = Offers.of(cell).add(tree, receivers=[ctx.owner], meter=meter, idle_timeout=ctx.idle_timeout)
+    offer = Offers.of(cell).add(tree, receivers=[ctx.owner], meter_for=lambda _: meter, idle_timeout=ctx.idle_timeout)
     try:
         answer = ask(
             cell,

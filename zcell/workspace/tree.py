@@ -44,9 +44,13 @@ def offer_tree(
         raise NotADirectoryError(f"{root} is not a directory")
     if not place.name:
         raise BundleError("the root of a file system has no name to travel under")
-    meter = Meter(place.name, "up", "", progress)
-    tree = scan_tree({place.name: place}, excludes=Excludes(excludes), skip_special=skip_links, limits=limits, tick=meter.tick)
-    return Offers.of(cell).add(tree, receivers=receivers, meter=meter, idle_timeout=idle_timeout)
+    tree = scan_tree({place.name: place}, excludes=Excludes(excludes), skip_special=skip_links, limits=limits)
+    return Offers.of(cell).add(
+        tree,
+        receivers=receivers,
+        meter_for=lambda receiver: Meter(place.name, "up", receiver, progress),
+        idle_timeout=idle_timeout,
+    )
 
 
 def fetch_tree(
@@ -79,5 +83,6 @@ def fetch_tree(
     except BaseException:
         meter.end("ABORTED" if abort.triggered else "FAILED")
         raise
+    sender.confirm()
     meter.end("COMPLETED")
     return Path(to) / name, received
