@@ -42,7 +42,7 @@ class JobHandle(ABC):
 
     @property
     def exit_code(self) -> int | None:
-        """The command's own exit code, 128 + N when signal N ended it; None while unknown."""
+        """The command's own exit code, 128 + N when signal N ended it; None while it runs and when it never did."""
         return self._exit_code
 
     @property

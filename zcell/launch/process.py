@@ -45,6 +45,8 @@ class ProcessLauncher(Launcher):
         scratch = self.settings.get("scratch")
         self._scratch = Path(scratch) if scratch else None
         self._supervisor = Supervisor()
+        self.directory: Path | None = None
+        """Where jobs run whose files do not travel. None: each in an empty directory of its own."""
 
     def check(self, spec: JobSpec) -> None:
         if shutil.which(self._python) is None:
@@ -87,14 +89,15 @@ class ProcessLauncher(Launcher):
         env |= {"TMPDIR": str(scratch.temporary), "PYTHONUNBUFFERED": "1"} | dict(spec.env) | dict(hand_over.env)
         env |= {
             CREDENTIALS_VARIABLE: str(scratch.credentials),
-            "ZCELL_WORKSPACE": str(scratch.workspace),
             "ZCELL_SCRATCH": str(scratch.path),
             lease_module.VARIABLE: str(inherited.fileno()),
         }
+        if self.directory is None:
+            env["ZCELL_WORKSPACE"] = str(scratch.workspace)
         try:
             return subprocess.Popen(
                 argv,
-                cwd=scratch.path,
+                cwd=self.directory or scratch.path,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -196,15 +196,14 @@ class ProcessHandle(JobHandle):
         """Whoever waits for the job must not wait for ever."""
         self._finish(JobReturnCode.EXECUTION_ERROR, reason)
 
-    def _outcome(self) -> tuple[JobReturnCode, str, int]:
+    def _outcome(self) -> tuple[JobReturnCode, str, int | None]:
         status = self._process.returncode
-        code = status if status >= 0 else 128 - status
-        if self._report.exit_code is not None:  # the command's own end counts, also when its files could not travel afterwards
-            code = self._report.exit_code or code
+        own = self._report.exit_code  # the command's own end counts, whatever became of its runner afterwards
+        code = own if own is not None else status if status >= 0 else 128 - status
         if self._ended_by_us:
             return JobReturnCode.ABORTED, self._ended_by_us, code
-        if self._report.error:
-            return JobReturnCode.from_exit_code(code), self._report.error, code
+        if self._report.failure:  # a job whose results are lost has not succeeded
+            return JobReturnCode.EXECUTION_ERROR, self._report.error, own
         if status < 0:
             return JobReturnCode.EXECUTION_ERROR, f"its runner was ended by {_signal_name(-status)}", code
         if code > 128:

@@ -1,0 +1,51 @@
+"""What a launcher needs of an engine. Invariant: an engine that cannot be asked raises; it never answers with a guess."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from zcell.launch.remote.course import EngineView
+
+if TYPE_CHECKING:
+    from zcell.launch.remote.handle import RemoteHandle
+
+
+class EngineError(Exception):
+    """The engine could not be asked, or refused; the text says which, with the engine's own words."""
+
+
+class Engine(ABC):
+    """One engine. Its methods are called on the one thread of its watcher; they may take a few seconds, no more."""
+
+    fastest: float = 0.3
+    """Seconds between two questions while something is expected."""
+    slowest: float = 5.0
+    """Seconds between two questions while nothing is."""
+
+    @abstractmethod
+    def survey(self, handles: Sequence[RemoteHandle]) -> Mapping[RemoteHandle, EngineView]:
+        """How the jobs are; one that is missing from the answer is not listed. Raises `EngineError`."""
+
+    def deliver(self, handle: RemoteHandle) -> bool:
+        """Bring the credentials to the node of a running job. False: not yet, try again. Raises `EngineError`.
+
+        Nothing to do where they came with the job.
+        """
+        return True
+
+    @abstractmethod
+    def cancel(self, handle: RemoteHandle) -> None:
+        """End the job with the engine's own means, SIGTERM first. Raises `EngineError`."""
+
+    @abstractmethod
+    def kill(self, handle: RemoteHandle) -> None:
+        """End the job at once. Raises `EngineError`."""
+
+    def last_output(self, handle: RemoteHandle) -> bytes:
+        """What the engine kept of the node's own output: asked when the node never spoke."""
+        return b""
+
+    def release(self, handle: RemoteHandle) -> None:  # noqa: B027  most engines keep nothing of a job that has ended
+        """The job has ended: remove what the engine keeps of it. Raises `EngineError`."""

@@ -1,0 +1,168 @@
+"""The node's side: ``python -m zcell.launch.remote.node``. Invariant: its job ends when its parent is gone for a lease, or says so.
+
+It runs where the engine has put it, alone: reads its credentials from a file of mode 0600, asks its parent over the cell tree for
+the work, runs it with the process launcher, and tells its parent what it writes and how it ends. SIGTERM ends the job with grace.
+Exits with the command's code; 120 to 124 say that there was no command to run: see `Refusal`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from zcell.cell import Cell
+from zcell.errors import LinkError, ZcellError
+from zcell.fqcn import FQCN
+from zcell.launch.credentials import Credentials, read_credentials
+from zcell.launch.remote.messages import CHANNEL, HELLO, Greeting, Work
+from zcell.message import Reply, ReturnCode
+
+log = logging.getLogger("zcell.node")
+
+CONNECT_TIMEOUT = 30.0
+_LOOK = 0.1
+
+
+class Refusal(IntEnum):
+    """Exit codes of a node that never ran its command, low enough to be told from 128 + a signal."""
+
+    NO_DIRECTORY = 120
+    NO_PYTHON = 121
+    NO_CREDENTIALS = 122
+    NO_LINK = 123
+    NOT_WANTED = 124
+
+
+REASONS = {
+    Refusal.NO_DIRECTORY: "its private directory could not be made on the node: is the setting directory writable there?",
+    Refusal.NO_PYTHON: "the node has no python with zcell under the setting python: install zcell there, or name another interpreter",
+    Refusal.NO_CREDENTIALS: "its credentials did not reach the node",
+    Refusal.NO_LINK: "its node could not reach the parent: is the address right for the node's network? see the setting parent_url",
+    Refusal.NOT_WANTED: "its parent did not want it any more when it started",
+}
+
+
+class RefusedError(Exception):
+    """There is no command to run; `code` says why."""
+
+    def __init__(self, code: Refusal, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def await_credentials(path: Path, limit: float) -> Credentials:
+    """Read the credentials, which may be on their way, waiting `limit` seconds at most. Raises `RefusedError`."""
+    pause = threading.Event()
+    end = time.monotonic() + limit
+    while True:
+        try:
+            return read_credentials(path)
+        except (FileNotFoundError, ValueError) as error:  # not there yet, or not whole yet
+            if time.monotonic() >= end:
+                raise RefusedError(Refusal.NO_CREDENTIALS, f"no credentials after {limit:g} s: {error}") from error
+        except OSError as error:
+            raise RefusedError(Refusal.NO_CREDENTIALS, str(error)) from error
+        pause.wait(_LOOK)
+
+
+def ask_for_work(cell: Cell, run: int) -> Work:
+    """Introduce this node to its parent. Raises `RefusedError`."""
+    greeting = Greeting(cell.instance, run, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+    end = time.monotonic() + CONNECT_TIMEOUT
+    pause = threading.Event()
+    while True:
+        reply = cell.request(FQCN.parent(cell.fqcn), CHANNEL, HELLO, greeting.encode(), timeout=5.0, optional=True)
+        if reply.ok:
+            return _work(reply)
+        if reply.rc not in (ReturnCode.TIMEOUT, ReturnCode.COMM_ERROR, ReturnCode.TARGET_UNREACHABLE):
+            raise RefusedError(Refusal.NOT_WANTED, f"the parent does not want this job: {reply.error or reply.rc}")
+        if time.monotonic() >= end:
+            raise RefusedError(Refusal.NO_LINK, f"the parent does not answer: {reply.error or reply.rc}")
+        pause.wait(_LOOK)
+
+
+def _work(reply: Reply) -> Work:
+    try:
+        return Work.decode(reply.payload)
+    except ValueError as error:
+        raise RefusedError(Refusal.NOT_WANTED, f"the parent sent work that cannot be read: {error}") from error
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP as entries of a queue: a handler only puts, which is safe in one."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[str] = SimpleQueue()
+
+    def hear(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._queue.put("stop"))
+
+    def put(self, word: str) -> None:
+        self._queue.put(word)
+
+    def get(self, timeout: float) -> str:
+        """The next word, ``""`` after `timeout` seconds."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except Empty:
+            return ""
+
+
+def run_node(options: argparse.Namespace, signals: Signals) -> int:
+    """One job from its credentials to its end; the exit code. Raises `RefusedError` when there was nothing to run."""
+    from zcell.launch.remote.stint import Stint
+
+    credentials = await_credentials(options.credentials, options.wait)
+    if options.consume:
+        options.credentials.unlink(missing_ok=True)
+    cell = Cell(options.name, parent=options.parent, secret=credentials.link_secret, insecure=options.insecure)
+    with cell:
+        try:
+            cell.wait_ready(CONNECT_TIMEOUT)
+        except LinkError as error:
+            raise RefusedError(Refusal.NO_LINK, str(error)) from error
+        work = ask_for_work(cell, options.run)
+        return Stint(cell, work, credentials, signals, directory=options.directory, echo=options.echo).run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of the node's side."""
+    parser = argparse.ArgumentParser(prog="python -m zcell.launch.remote.node", description=__doc__)
+    parser.add_argument("--parent", required=True, help="address of the parent")
+    parser.add_argument("--name", required=True, help="name of this node's cell")
+    parser.add_argument("--credentials", required=True, type=Path, help="file of mode 0600, which may still be on its way")
+    parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for that file")
+    parser.add_argument("--consume", action="store_true", help="remove that file once it is read")
+    parser.add_argument("--directory", type=Path, help="where the job's private directory is made")
+    parser.add_argument(
+        "--echo", action="store_true", help="write the job's output to this process's own stdout and stderr too"
+    )
+    parser.add_argument("--run", type=int, default=0, help="how often the engine has started this job again")
+    parser.add_argument("--insecure", action="store_true", help="the parent's address is beyond this machine")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="zcell node: %(levelname)s: %(message)s", stream=sys.stderr)
+    signals = Signals()
+    signals.hear()
+    try:
+        return run_node(options, signals)
+    except RefusedError as error:
+        print(f"zcell node: {error}", file=sys.stderr)  # noqa: T201  the node's own stderr
+        return int(error.code)
+    except (ZcellError, OSError, ValueError) as error:
+        print(f"zcell node: {error}", file=sys.stderr)  # noqa: T201
+        return int(Refusal.NO_LINK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

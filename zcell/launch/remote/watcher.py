@@ -1,0 +1,132 @@
+"""The one thread that looks after all jobs of a launcher. Invariant: it lives exactly while there are any."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from zcell.launch.remote.course import Action, EngineState, EngineView
+from zcell.launch.remote.engine import Engine, EngineError
+from zcell.launch.remote.handle import RemoteHandle
+
+log = logging.getLogger("zcell.launch")
+
+_BEAT = 1.0
+"""Seconds between two looks at the clock of every job."""
+
+
+class Watcher:
+    """Asks the engine about all jobs at once, seldom when nothing is expected, and does what their courses want done."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._handles: list[RemoteHandle] = []
+        self._woken = False
+        self._thread: threading.Thread | None = None
+        self._asked = -math.inf
+        self._trouble = ""
+
+    def handles(self) -> list[RemoteHandle]:
+        """The jobs that have not ended yet."""
+        with self._changed:
+            return list(self._handles)
+
+    def add(self, handle: RemoteHandle) -> None:
+        """Look after `handle` until its job has ended."""
+        with self._changed:
+            self._handles.append(handle)
+            self._woken = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="zcell-launch-watcher", daemon=True)
+                self._thread.start()
+            else:
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something has changed; do not wait for the next beat."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def look_now(self) -> None:
+        """Ask the engine at once, whenever it was asked last."""
+        self._asked = -math.inf
+        self.wake()
+
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        while True:
+            handles = self.handles()
+            if time.monotonic() >= self._next_question(handles):
+                self._ask(handles)
+            for handle in handles:
+                self._look_after(handle)
+            with self._changed:
+                if not self._handles:
+                    self._thread = None
+                    return
+                if not self._woken:
+                    self._changed.wait(max(0.01, min(_BEAT, self._next_question(self._handles) - time.monotonic())))
+                self._woken = False
+
+    def _next_question(self, handles: list[RemoteHandle]) -> float:
+        fastest, slowest = self._engine.fastest, self._engine.slowest
+        return self._asked + min((handle.survey_interval(fastest, slowest) for handle in handles), default=slowest)
+
+    def _ask(self, handles: list[RemoteHandle]) -> None:
+        self._asked = asked = time.monotonic()
+        try:
+            views = self._engine.survey(handles)
+        except Exception as error:
+            if str(error) != self._trouble:  # once, not at every question
+                self._trouble = str(error)
+                known = isinstance(error, EngineError)
+                log.warning("the engine cannot be asked: %s", error, exc_info=None if known else error)
+            return
+        self._trouble = ""
+        for handle in handles:
+            handle.engine_says(views.get(handle, EngineView(EngineState.ABSENT)), asked)
+
+    def _look_after(self, handle: RemoteHandle) -> None:
+        for action in handle.decide():
+            self._try(handle, action.value, lambda action=action: self._act(handle, action))  # type: ignore[misc]
+        if handle.has_ended:
+            self._end(handle)
+
+    def _act(self, handle: RemoteHandle, action: Action) -> None:
+        match action:
+            case Action.DELIVER:
+                if self._engine.deliver(handle):
+                    handle.delivered()
+            case Action.STOP:
+                handle.tell_node_to_stop()
+            case Action.CANCEL:
+                self._engine.cancel(handle)
+            case Action.KILL:
+                self._engine.kill(handle)
+
+    def _end(self, handle: RemoteHandle) -> None:
+        kept: list[bytes] = []
+        self._try(handle, "read the log of", lambda: kept.append(self._engine.last_output(handle)))
+        self._try(handle, "release", lambda: self._engine.release(handle))
+        with self._changed:
+            self._handles.remove(handle)
+        try:
+            handle.conclude(b"".join(kept))
+        except Exception:
+            log.exception("job %s: its end could not be handled", handle.job_id)
+            handle.give_up()
+
+    def _try(self, handle: RemoteHandle, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except EngineError as error:
+            log.info("job %s: could not %s it yet: %s", handle.job_id, what, error)
+        except Exception:
+            log.exception("job %s: could not %s it", handle.job_id, what)
