@@ -25,10 +25,15 @@ class Tree:
         self.transport = transport
         self._directory = directory
         self._number = number
-        self._context = zmq.Context() if transport == "inproc" else None
+        self._context: zmq.Context[Any] | None = zmq.Context() if transport == "inproc" else None
         self._cells: dict[str, Cell] = {}
         self._urls: dict[str, str] = {}
         self._options: dict[str, dict[str, Any]] = {}
+
+    @property
+    def context(self) -> zmq.Context[Any] | None:
+        """The context that the cells of an inproc tree share; None for the other transports."""
+        return self._context
 
     def __getitem__(self, name: str) -> Cell:
         return self._cells[name]

@@ -25,6 +25,8 @@ from zcell.protocol.credit import MESSAGE_COST
 from zcell.protocol.envelope import ROUTED, WORK, Envelope, Kind, decode, decode_batch, decode_link, kind_of
 
 log = logging.getLogger("zcell.cell")
+_OVERHEAD = 128 * 1024
+"""Bytes that a message of the largest payload may have besides it: the envelope, what packing adds."""
 
 Release = Callable[[], None]
 """Called, from any thread, when a piece of work is finished and its credit may go back."""
@@ -154,13 +156,18 @@ class Switch:
             credit.data += size
         else:
             credit.control += cost
-        release = partial(self._finished, link, cost) if kind in WORK else None
+        release = None
+        if kind in WORK:
+            credit.arrived += cost
+            if credit.is_exceeded(self.limits.message_bytes + _OVERHEAD):
+                raise LinkLostError("it sends work without credit")
+            release = partial(self._finished, link, cost)
         if not routing.may_come_from(link.peer, self.me, envelope.source):
             self.counters.drop("spoofed")
             log.warning("cell %s: dropped a message of %s that came from %s", self.me, envelope.source, link.peer)
         elif len(frames) < 2:
             self.counters.drop("junk")
-        elif kind is not Kind.DATA and size > self.limits.message_bytes + 65536:
+        elif kind is not Kind.DATA and size > self.limits.message_bytes + _OVERHEAD:
             self.counters.drop("oversize")
             text = f"a message of {size} bytes, where {self.me} takes at most {self.limits.message_bytes}"
             self._refuse(link, envelope, ReturnCode.MSG_TOO_BIG, text)

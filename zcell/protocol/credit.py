@@ -59,12 +59,22 @@ class SendCredit:
 class ReceiveCredit:
     """The receiving side of one link: totals, and when they are worth a report."""
 
-    __slots__ = ("_reported", "control", "data", "step", "work")
+    __slots__ = ("_reported", "arrived", "control", "data", "step", "window", "work")
 
     def __init__(self, window: int) -> None:
+        self.window = window
         self.step = max(1, window // 8)
+        self.arrived = 0
+        """Bytes of work that came, finished or not."""
         self.control = self.work = self.data = 0
         self._reported = (0, 0, 0)
+
+    def is_exceeded(self, largest: int) -> bool:
+        """Whether more work lies here than a sender with this window may have sent, whose messages have at most `largest` bytes.
+
+        A window of slack is for work that is finished and not yet in the totals.
+        """
+        return self.arrived - self.work > 2 * self.window + largest
 
     @property
     def is_due(self) -> bool:
