@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zcell.abort import Abort
 from zcell.errors import LinkError, WorkspaceError
 from zcell.fqcn import FQCN
+from zcell.security.credentials import read_credentials
 from zcell.workspace.limits import WorkspaceLimits
 from zcell.workspace.meter import ProgressCallback
 from zcell.workspace.patterns import Excludes
@@ -28,7 +27,6 @@ RESERVED = frozenset({LOCAL, "startup"})
 CONNECT_TIMEOUT = 30.0
 IDLE_TIMEOUT = 60.0
 _MAX_LABEL = 63
-_MAX_CREDENTIALS_BYTES = 64 * 1024
 
 
 def check_job_id(job_id: str) -> str:
@@ -154,20 +152,10 @@ class JobContext:
         self.close()
 
 
-def _read_credentials(path: Path) -> tuple[str, bytes | None]:
-    """Token and link secret from the hand-over file, which the launcher wrote for this user alone."""
+def _read_credentials(path: Path) -> tuple[str, bytes]:
+    """Token and link secret from the hand-over file."""
     try:
-        with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise WorkspaceError(f"{path} can be read by other users; it must have mode 0600")
-            raw = file.read(_MAX_CREDENTIALS_BYTES + 1)
-    except OSError as error:
-        raise WorkspaceError(f"the credentials of this job cannot be read: {path}: {error.strerror}") from error
-    try:
-        content: Any = json.loads(raw) if len(raw) <= _MAX_CREDENTIALS_BYTES else None
-        token, secret = content["transfer_token"], content["link_secret"]
-        if not isinstance(token, str):
-            raise TypeError
-        return token, bytes.fromhex(secret) if secret else None
-    except (ValueError, TypeError, KeyError):
-        raise WorkspaceError(f"{path} does not hold credentials: expected JSON with link_secret and transfer_token") from None
+        credentials = read_credentials(path)
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"the credentials of this job cannot be read: {error}") from error
+    return credentials.transfer_token, credentials.link_secret

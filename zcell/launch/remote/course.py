@@ -85,6 +85,9 @@ class Bounds:
     """A node that does not reach its parent for so long ends its job."""
     start: float = 120.0
     """From the job's start in the engine to the node's first word."""
+    margin: float = END_MARGIN
+    late_words: float = LATE_WORDS
+    unconfirmed: float = UNCONFIRMED
 
 
 class Course:
@@ -148,10 +151,10 @@ class Course:
 
     def stop(self, grace: float, now: float) -> None:
         """End it: SIGTERM, `grace` seconds, SIGKILL. The shortest grace counts."""
-        if self._stop_grace is None or now + grace + END_MARGIN < (self._kill_at or 0.0):
+        if self._stop_grace is None or now + grace + self._bounds.margin < (self._kill_at or 0.0):
             self._stop_grace = grace
             self._stop_acknowledged = False
-            self._kill_at = now + grace + END_MARGIN
+            self._kill_at = now + grace + self._bounds.margin
             self._done.pop(Action.STOP, None)
 
     def stop_acknowledged(self, grace: float) -> None:
@@ -266,7 +269,7 @@ class Course:
         since = now - self._state_since
         match self.view.state:
             case EngineState.ENDED:
-                if self._last_words or not self._instance or since >= LATE_WORDS:
+                if self._last_words or not self._instance or since >= self._bounds.late_words:
                     return self._merged()
             case EngineState.ABSENT:
                 if self._last_words is not None:
@@ -274,9 +277,9 @@ class Course:
                 if since >= self._bounds.absence and now - self._heard >= self._bounds.absence:
                     reason = self._cause or f"vanished: the engine has not listed it for {since:.0f} s"
                     return Outcome(JobReturnCode.ABORTED, reason)
-        if self._last_words is not None and now - self._heard >= UNCONFIRMED:
+        if self._last_words is not None and now - self._heard >= self._bounds.unconfirmed:
             return self._last_words
-        if self._killed is not None and now - self._killed >= UNCONFIRMED:
+        if self._killed is not None and now - self._killed >= self._bounds.unconfirmed:
             return Outcome(JobReturnCode.ABORTED, f"{self._cause}; the engine has not confirmed it")
         return None
 

@@ -35,6 +35,11 @@ class Desk:
                 raise ValueError(f"a job {handle.job_id!r} of this parent is still running; give the new one another job_id")
             self._handles[node] = handle
 
+    def expects(self, node: str) -> bool:
+        """Whether the job of `node` is still running."""
+        with self._lock:
+            return node in self._handles
+
     def forget(self, node: str, handle: RemoteHandle) -> None:
         """Hear `node` no more for `handle`. Idempotent."""
         with self._lock:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from zcell.launch.credentials import Credentials
@@ -128,8 +130,8 @@ class RemoteHandle(JobHandle):
             self._wrote = True
             self._writer = threading.get_ident()
             try:
-                for stream, line in batch.lines:
-                    self._output.feed(stream, line)
+                for stream, lines in groupby(batch.lines, key=itemgetter(0)):
+                    self._output.feed(stream, b"".join(line for _, line in lines))
             finally:
                 self._writer = None
             return True

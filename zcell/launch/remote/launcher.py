@@ -16,6 +16,7 @@ from zcell.errors import CellClosedError, LaunchError
 from zcell.launch.launcher import HandOver, Launcher, LifecycleHook
 from zcell.launch.output import JobOutput, OutputCallback
 from zcell.launch.remote.course import Bounds, Course
+from zcell.launch.remote.desk import Desk
 from zcell.launch.remote.engine import Engine
 from zcell.launch.remote.handle import RemoteHandle
 from zcell.launch.remote.messages import Work, node_name
@@ -88,6 +89,8 @@ class RemoteLauncher(Launcher):
 
     def _hand_over(self, spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> RemoteHandOver:
         url = self._reachable(spec, parent)
+        if Desk.of(parent).expects(node_name(parent.fqcn, spec.job_id)):
+            raise LaunchError(f"job {spec.job_id}: a job of that name is still running; give the new one another job_id")
         given = super()._hand_over(spec, parent, on_progress)
         env = dict(given.env) | {"ZCELL_PARENT": url}
         if not is_local(url):
