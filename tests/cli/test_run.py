@@ -151,7 +151,9 @@ def test_startup_never_travels(workspace: Path) -> None:
     (workspace / "startup/key").write_text("secret")
     (workspace / "local/study_data.yaml").write_text("secret")
     (workspace / "local/site.json").write_text("{}")
-    done = zcell("run", workspace, "--", "find", ".", "-type", "f")
+    script = "find . -type f; mkdir -p startup local; echo mine > startup/key; echo mine > local/study_data.yaml"
+    done = zcell("run", workspace, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.decode().split()) == ["./data/größe", "./data/input", "./local/site.json", "./script.sh"]
     assert (workspace / "startup/key").read_text() == "secret"
     assert (workspace / "local/study_data.yaml").read_text() == "secret"

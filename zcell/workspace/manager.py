@@ -305,6 +305,8 @@ class WorkspaceManager:
         for entry in manifest:
             if entry.path.partition("/")[0] != job.job_id:
                 raise BundleError(f"{entry.path!r} is refused: results must lie under {job.job_id!r}")
+            if job.excludes.covers(entry.path):
+                raise BundleError(f"{entry.path!r} is refused: it is excluded from travelling")
         if not len(manifest) or not manifest.entries[0].is_dir:
             raise BundleError(f"the results do not hold the directory {job.job_id!r}")
         remote = RemoteSender(
