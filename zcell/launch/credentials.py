@@ -10,4 +10,12 @@ from zcell.security.credentials import (
     write_credentials,
 )
 
-__all__ = ["VARIABLE", "Credentials", "credentials_from_env", "credentials_text", "read_credentials", "remove_credentials", "write_credentials"]
+__all__ = [
+    "VARIABLE",
+    "Credentials",
+    "credentials_from_env",
+    "credentials_text",
+    "read_credentials",
+    "remove_credentials",
+    "write_credentials",
+]
