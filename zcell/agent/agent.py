@@ -156,13 +156,13 @@ class Agent:
             self._metrics.flush(_FLUSH_TIMEOUT)
             self._metrics.close()
         if self._metric_handler is not None:
-            _leave(self._metric_handler, None, self._close[1])
+            self._metric_handler.leave(None, self._close[1])
 
     def _end_tasks(self, why: AgentClosed) -> None:
         self._closing.trigger(str(why))
         self._returned += [m.msg_id for m in self._tasks.close(why)]
         if self._handler is not None:
-            _leave(self._handler, {RETURNED: self._returned}, self._close[0])
+            self._handler.leave({RETURNED: self._returned}, self._close[0])
 
     def __enter__(self) -> Self:
         return self.start() if self._state == "new" else self
@@ -313,13 +313,14 @@ class Agent:
         message.headers["ttl"] = self._streaming_idle_timeout or self._download_complete_timeout
         message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
         assert self._handler is not None
-        if not self._handler.send_to_peer(message, self._submit_result_timeout, self._closing):
+        taken = self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+        if not taken:
             wait.abandon(f"the result was not taken: {self._handler.pipe.last_error}")
             _log.error("the result of task %s was not taken: %s", task.task_id, self._handler.pipe.last_error)
         decision = wait.wait(self._closing)
         if decision.verdict is Verdict.FAILED or decision.warning:
             _log.warning("the result of task %s: %s", task.task_id, decision.reason)
-        return decision.verdict is Verdict.DELIVERED
+        return decision.verdict is Verdict.DELIVERED and (taken or wait.has_offers)
 
     def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
         assert self._handler is not None
@@ -351,10 +352,3 @@ class Agent:
     def result_to_message(self, result: Any, rc: ReturnCode) -> Any:
         """Override to convert what is given to `submit_result` into a payload."""
         return result
-
-
-def _leave(handler: PipeHandler, data: Any, close_pipe: bool) -> None:
-    """End a conversation politely, unless the other side has ended it already."""
-    if not handler.is_over:
-        handler.notify_end(data)
-    handler.stop(close_pipe)

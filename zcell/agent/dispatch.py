@@ -57,9 +57,7 @@ class Dispatcher:
         if handler is None:
             self._pipe.close()
             return
-        if handler.peer_state is PeerState.LIVE:
-            handler.notify_end("the exchange was stopped")
-        handler.stop()
+        handler.leave("the exchange was stopped")
 
     def abort(self, reason: str) -> None:
         self._end_all(Cause.ABORTED, reason)

@@ -103,7 +103,7 @@ class TaskExchange:
             self._state = "stopped"
         self._dispatcher.stop()
         if self._metric_handler is not None:
-            self._metric_handler.stop()
+            self._metric_handler.leave("the exchange was stopped")
         elif self._metric_pipe is not None:
             self._metric_pipe.close()
 

@@ -21,6 +21,11 @@ class ResultWait:
         self._delivery = DeliveryWait(time.monotonic(), idle_timeout, complete_timeout)
         self._withdrawals: list[Callable[[], None]] = []
 
+    @property
+    def has_offers(self) -> bool:
+        """Whether anything was sent by reference."""
+        return bool(self._withdrawals)
+
     def offered(self, tx_id: str, ref_ids: list[str], receivers: list[str] | int, withdraw: Callable[[], None]) -> None:
         with self._changed:
             self._delivery.offered(tx_id, ref_ids, receivers, time.monotonic())

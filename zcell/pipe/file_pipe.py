@@ -358,7 +358,9 @@ class FilePipe(Pipe):
             for path in self._ready:
                 path.unlink(missing_ok=True)
             if self._peer is not None and self._peer_dead:
-                self._retired[self._peer] = self._peer_beat  # unless it turns out to be alive: then its heartbeat goes on
+                sign = read_sign(self._inbox, self._peer)
+                if sign is not None:
+                    self._retired[self._peer] = sign.beat  # unless it turns out to be alive: then its heartbeat goes on
             self._peer = None
             self._ready.clear()
             self._notices.clear()

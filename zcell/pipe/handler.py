@@ -117,6 +117,12 @@ class PipeHandler:
             if thread is not threading.current_thread():
                 thread.join()
 
+    def leave(self, data: Any = None, close_pipe: bool = True) -> None:
+        """Tell a peer that is there that the conversation is over (see `notify_end`), and `stop`. Idempotent."""
+        if self.peer_state is PeerState.LIVE and not self.is_over:
+            self.notify_end(data)
+        self.stop(close_pipe)
+
     # sending
 
     def send_to_peer(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:

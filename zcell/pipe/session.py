@@ -64,6 +64,7 @@ class PipeSession:
         self._heartbeat_seen = 0
         self._last_active = 0.0
         self._planned = 0.0
+        self._started = 0.0
 
     @property
     def state(self) -> PeerState:
@@ -81,11 +82,11 @@ class PipeSession:
 
     def start(self, now: float) -> None:
         """Begin: the first heartbeat is due at once, silence is counted from here."""
-        self._next_heartbeat = self._last_active = self._planned = now
+        self._next_heartbeat = self._last_active = self._planned = self._started = now
 
     def alive(self, when: float) -> None:
-        """The peer gave a sign of life at `when`."""
-        if self.is_over:
+        """The peer gave a sign of life at `when`; one from before the start belongs to an earlier conversation."""
+        if self.is_over or when < self._started:
             return
         self._state = PeerState.LIVE
         self._last_active = max(self._last_active, when)
