@@ -57,7 +57,7 @@ run: $(STAMPS)/native $(STAMPS)/example-train
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/zcell run --results build/train examples/train -- python train.py
 
 test: $(STAMPS)/native
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(STAMPS)/native
 	$(BIN)/ruff check .

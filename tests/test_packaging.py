@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 2 * 1024 * 1024
+pytestmark = pytest.mark.xdist_group("wheel")  # one worker builds it, once
 
 
 @pytest.fixture(scope="module")
