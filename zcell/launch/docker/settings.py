@@ -24,17 +24,16 @@ SHARED, TRANSFER = "shared", "transfer"
 
 SITE_SETTINGS = {
     "image": "image of jobs that name none",
-    "python_path": f"the interpreter in the image that has zcell (default {DEFAULT_PYTHON})",
+    "python": f"the interpreter in the image that has zcell, for jobs that name none (default {DEFAULT_PYTHON})",
     "network": f"the engine's network that containers join (default {DEFAULT_NETWORK})",
-    "advertise": "host, or tcp://HOST:PORT, under which containers reach the parent",
-    "workspace": f"{SHARED!r}: bind the workspace's directories; {TRANSFER!r} (default): ship them over the cell",
+    "parent_host": "host under which containers reach the parent (default: the site's container, else the network's gateway)",
+    "workspace": f"{SHARED!r} (default): bind the workspace's directories; {TRANSFER!r}: ship them over the cell",
     "env": "variables for every job",
     "container": "keyword arguments of the Docker SDK's containers.create for every job",
     "job_may_set": "what a job's own settings may hold",
     "num_of_gpus": "GPUs of jobs that ask for none",
     "device_requests": "the same in the engine's words",
     "timeout": f"seconds that a container may take to run (default {DEFAULT_TIMEOUT:g})",
-    "lease": "seconds that a job outlives its parent",
     "pull": "'missing' (default): pull an image that the engine lacks; 'never'",
     "engine": "the engine's address, such as unix:///run/docker.sock (default: DOCKER_HOST, then the usual socket)",
 }
@@ -43,10 +42,53 @@ _OWN = ("image", "python_path", "num_of_gpus", "device_requests")
 """Names of a job's settings that are no keyword arguments."""
 
 RESERVED = frozenset(
-    "volumes mounts tmpfs volumes_from volume_driver network network_mode network_disabled networking_config mac_address links "
-    "ports publish_all_ports environment command entrypoint name detach user working_dir privileged cap_add security_opt "
-    "userns_mode pid_mode uts_mode cgroup_parent cgroupns device_cgroup_rules sysctls auto_remove remove restart_policy "
-    "read_only tty stdin_open stdout stderr stream stop_signal healthcheck labels version use_config_proxy lxc_conf".split()
+    {
+        "auto_remove",
+        "cap_add",
+        "cgroup_parent",
+        "cgroupns",
+        "command",
+        "detach",
+        "device_cgroup_rules",
+        "entrypoint",
+        "environment",
+        "healthcheck",
+        "labels",
+        "links",
+        "lxc_conf",
+        "mac_address",
+        "mounts",
+        "name",
+        "network",
+        "network_disabled",
+        "network_mode",
+        "networking_config",
+        "pid_mode",
+        "ports",
+        "privileged",
+        "publish_all_ports",
+        "read_only",
+        "remove",
+        "restart_policy",
+        "security_opt",
+        "stderr",
+        "stdin_open",
+        "stdout",
+        "stop_signal",
+        "stream",
+        "sysctls",
+        "tmpfs",
+        "tty",
+        "use_config_proxy",
+        "user",
+        "userns_mode",
+        "uts_mode",
+        "version",
+        "volume_driver",
+        "volumes",
+        "volumes_from",
+        "working_dir",
+    }
 )
 """Keyword arguments that the launcher sets itself, or that would let a job out of its container."""
 
@@ -56,30 +98,25 @@ class SiteSettings:
     """A site's settings, checked."""
 
     image: str = ""
-    python_path: str = DEFAULT_PYTHON
+    python: str = DEFAULT_PYTHON
     network: str = DEFAULT_NETWORK
-    advertise: str = ""
-    workspace: str = TRANSFER
+    parent_host: str = ""
+    workspace: str = SHARED
     env: Mapping[str, str] = field(default_factory=dict)
     container: Mapping[str, Any] = field(default_factory=dict)
     job_may_set: tuple[str, ...] = JOB_MAY_SET
     gpus: Mapping[str, Any] = field(default_factory=dict)
     """``num_of_gpus`` and ``device_requests``, where given."""
     timeout: float = DEFAULT_TIMEOUT
-    lease: float | None = None
     pull: str = "missing"
     engine: str = ""
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> SiteSettings:
-        """Raises `LaunchError` naming the setting that is wrong and what was expected."""
-        for name in settings:
-            if name not in SITE_SETTINGS:
-                hint = "; put arguments for containers into container={...}" if name in RESERVED else ""
-                raise LaunchError(f"the docker launcher has no setting {name!r}{hint}; it has {', '.join(SITE_SETTINGS)}")
-        texts = {name: _text(settings, name) for name in ("image", "network", "advertise", "engine") if name in settings}
-        if "python_path" in settings:
-            texts["python_path"] = _python_path(settings["python_path"], "the docker launcher's setting python_path")
+        """Raises `LaunchError` naming the setting that is wrong and what was expected. Other names are left alone."""
+        texts = {name: _text(settings, name) for name in ("image", "network", "parent_host", "engine") if name in settings}
+        if "python" in settings:
+            texts["python"] = _python_path(settings["python"], "the docker launcher's setting python")
         for name, choices in (("workspace", (SHARED, TRANSFER)), ("pull", ("missing", "never"))):
             if name in settings:
                 if settings[name] not in choices:
@@ -91,8 +128,7 @@ class SiteSettings:
             container=_container(settings.get("container", {})),
             job_may_set=_allowed(settings.get("job_may_set", JOB_MAY_SET)),
             gpus={name: settings[name] for name in ("num_of_gpus", "device_requests") if name in settings},
-            timeout=_seconds(settings, "timeout", DEFAULT_TIMEOUT) or DEFAULT_TIMEOUT,
-            lease=_seconds(settings, "lease", None),
+            timeout=_seconds(settings, "timeout", DEFAULT_TIMEOUT),
         )
 
 
@@ -101,7 +137,7 @@ class JobSettings:
     """What a job may decide of its container."""
 
     image: str
-    python_path: str
+    python: str
     container: Mapping[str, Any]
     """Keyword arguments: the site's, and over them the job's."""
     gpus: Mapping[str, Any]
@@ -127,7 +163,7 @@ class JobSettings:
             python = _python_path(python, f"{where}: python_path")
         return cls(
             image=_image(spec, chosen, site),
-            python_path=python or site.python_path,
+            python=python or site.python,
             container=dict(site.container) | {name: value for name, value in chosen.items() if name not in _OWN},
             gpus={name: chosen[name] for name in ("num_of_gpus", "device_requests") if name in chosen},
         )
@@ -186,10 +222,8 @@ def _allowed(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _seconds(settings: Mapping[str, Any], name: str, default: float | None) -> float | None:
+def _seconds(settings: Mapping[str, Any], name: str, default: float) -> float:
     value = settings.get(name, default)
-    if value is None:
-        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise LaunchError(f"the docker launcher's setting {name} must be a number of seconds above 0, got {value!r}")
     return float(value)

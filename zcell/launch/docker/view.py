@@ -99,6 +99,13 @@ def _directory(path: Path, what: str) -> Path:
     return resolved
 
 
+def make_job_directory(mounts: list[dict[str, Any]], job_id: str) -> None:
+    """Make the job's directory when it is not there yet: an engine binds only what exists."""
+    for mount in mounts:
+        if mount["Target"] == f"{WORKSPACE}/{job_id}":
+            Path(mount["Source"]).mkdir(exist_ok=True)
+
+
 def study_mounts(sets: list[DataSet], socket: Path | None) -> list[dict[str, Any]]:
     """The data sets of a study. `socket` is that of an engine on this machine, None when the engine is elsewhere.
 

@@ -8,7 +8,7 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zcell.cell.endpoints import check_endpoint, is_local
@@ -62,7 +62,8 @@ class RemoteLauncher(Launcher):
         if unknown:
             raise LaunchError(f"the {self.name} launcher has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
         usual = self.bounds_by_default
-        self.bounds = Bounds(
+        self.bounds = replace(
+            usual,
             absence=self._seconds("absence_deadline", usual.absence),
             lease=self._seconds("lease", usual.lease),
             start=self._seconds("start_limit", usual.start),

@@ -1,0 +1,36 @@
+"""What is put into a container before it starts. Invariant: secrets reach it as one file of mode 0600 of the job's user.
+
+The engine unpacks it inside the container, so no path of the host is involved, and nothing of it is in the container's description.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+
+from zcell.launch.docker.request import Identity
+from zcell.launch.docker.view import CREDENTIALS, HOME, PRIVATE, WORKSPACE
+from zcell.security.credentials import Credentials, credentials_text
+
+
+def private_archive(identity: Identity, credentials: Credentials, job_id: str) -> bytes:
+    """A tar to be unpacked at ``/``: the job's private directories, empty, and its credentials."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, "/zcell", 0o755, Identity(0, 0, "root"))
+        for directory in (PRIVATE, HOME, WORKSPACE, f"{WORKSPACE}/{job_id}"):
+            _add(archive, directory, 0o700, identity)
+        _add(archive, CREDENTIALS, 0o600, identity, credentials_text(credentials).encode())
+    return buffer.getvalue()
+
+
+def _add(archive: tarfile.TarFile, path: str, mode: int, identity: Identity, content: bytes | None = None) -> None:
+    member = tarfile.TarInfo(path.lstrip("/"))
+    member.mode, member.uid, member.gid, member.mtime = mode, identity.uid, identity.gid, int(time.time())
+    if content is None:
+        member.type = tarfile.DIRTYPE
+        archive.addfile(member)
+    else:
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
