@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
-from zcell.cli.screen import Progress, Screen, seconds_text, size_text
+from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret
 from zcell.digest import file_digest
 from zcell.errors import CellClosedError, ZcellError
@@ -124,11 +124,10 @@ def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path
 
 def _summarise(screen: Screen, fetched: Fetched, seconds: float) -> None:
     rate = fetched.fetched_bytes / MIB / max(seconds, 1e-9)
-    files = f"{fetched.files} file" + "s" * (fetched.files != 1)
     size = size_text(fetched.fetched_bytes)
     screen.result(
         "summary",
-        f"{fetched.path}: {files}, {size} fetched, {fetched.digest}, {seconds_text(seconds)}, {rate:.1f} MiB/s",
+        f"{fetched.path}: {files_text(fetched.files)}, {size} fetched, {fetched.digest}, {seconds_text(seconds)}, {rate:.1f} MiB/s",
         path=str(fetched.path),
         files=fetched.files,
         bytes=fetched.fetched_bytes,

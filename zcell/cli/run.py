@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcell.cli.exits import BY_FAILURE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
-from zcell.cli.screen import Progress, Screen, seconds_text, size_text
+from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.launch.selection import load_launcher
 from zcell.launch.spec import JobSpec
 from zcell.limits import MIB
@@ -145,7 +145,7 @@ def _conclude(screen: Screen, handle: JobHandle, where: Path, seconds: float, in
         screen.note(f"job {handle.job_id}: {handle.reason}")
     if back is not None:
         changed = f"{back['fetched_files']} of them new or changed"
-        screen.note(f"results: {back['files']} files, {size_text(back['data_bytes'])} in {where}; {changed}")
+        screen.note(f"results: {files_text(back['files'])}, {size_text(back['data_bytes'])} in {where}; {changed}")
         screen.note(f"digest:  {back['digest']}")
         screen.note(f"time:    {seconds_text(seconds)}; {_travelled('shipped', shipped)}; {_travelled('brought back', back)}")
     elif handle.kept is not None:
@@ -185,4 +185,4 @@ def _travelled(what: str, files: dict[str, Any] | None) -> str:
     if files is None:
         return f"nothing {what}"
     size, seconds = size_text(files["fetched_bytes"]), seconds_text(files["seconds"])
-    return f"{what} {files['fetched_files']} files, {size} in {seconds}, {_rate(files):.1f} MiB/s"
+    return f"{what} {files_text(files['fetched_files'])}, {size} in {seconds}, {_rate(files):.1f} MiB/s"

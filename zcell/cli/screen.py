@@ -19,6 +19,10 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.0f} bytes"
 
 
+def files_text(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
 def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
 
