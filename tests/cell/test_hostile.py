@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,28 @@ def test_a_flood_of_handshakes_leaves_room_for_real_cells(stream_tree: Tree) -> 
     for sock in socks:
         sock.close()
     context.term()
+
+
+def test_handshakes_that_are_never_finished_keep_nobody_out(tree: TreeFactory) -> None:
+    """As many as may wait, for as long as they may wait: real cells come in all the same."""
+    from zcell.protocol.link import Initiator, LinkIdentity
+    from zcell.security.proof import SharedSecretProof
+
+    cells = tree("server", limits=Limits(max_pending_links=16, handshake_timeout=10.0))
+    context = cells.context or zmq.Context()
+    with contextlib.ExitStack() as stack:
+        for number in range(40):
+            sock = stack.enter_context(context.socket(zmq.DEALER))
+            sock.linger = 0
+            sock.connect(cells["server"].endpoints[0])
+            me = LinkIdentity(f"site-{1000 + number}", os.urandom(16), MIB)
+            sock.send(Initiator(me, SharedSecretProof(b"x" * 32), "server").start())
+        eventually(lambda: cells["server"].statistics().dropped.get("gate_full", 0) >= 40 - 16)
+        began = time.monotonic()
+        cells.add("site-1")
+        assert time.monotonic() - began < 5
+    if cells.context is None:
+        context.term()
 
 
 def test_a_flood_of_connections(stream_tree: Tree) -> None:

@@ -118,27 +118,26 @@ class Gate:
             arrival = self._arrivals.get(routing_id)
             if arrival is None:
                 arrival = self._admit_stranger(routing_id, frame)
-            if arrival is not None:
-                self._advance(routing_id, arrival.acceptor, frame)
+            self._advance(routing_id, arrival.acceptor, frame)
         except ProtocolError as e:
             self._arrivals.pop(routing_id, None)
             self._switch.counters.drop("junk")
             log.debug("cell %s: junk at the gate: %s", self._switch.me, e)
 
-    def _admit_stranger(self, routing_id: bytes, frame: bytes) -> _Arrival | None:
-        """Room for one more handshake, if there is, and if it begins as one."""
+    def _admit_stranger(self, routing_id: bytes, frame: bytes) -> _Arrival:
+        """Room for one more handshake, if it begins as one."""
         if kind_of(frame) != Kind.HELLO:
             # a neighbour that does not know yet that its link is gone
             self._answer(routing_id, encode_link(Kind.BYE, {"reason": "unknown link"}))
             raise ProtocolError("no link")
         now = time.monotonic()
         limits = self._switch.limits
+        for key in [k for k, a in self._arrivals.items() if a.deadline < now]:
+            del self._arrivals[key]
         if len(self._arrivals) >= limits.max_pending_links:
-            for key in [k for k, a in self._arrivals.items() if a.deadline < now]:
-                del self._arrivals[key]
-        if len(self._arrivals) >= limits.max_pending_links:
+            # the oldest goes: a real cell is through in milliseconds, and a stranger that waits must not keep it out
+            del self._arrivals[next(iter(self._arrivals))]
             self._switch.counters.drop("gate_full")
-            return None
         arrival = _Arrival(Acceptor(self._identity, self._proof), now + limits.handshake_timeout)
         self._arrivals[routing_id] = arrival
         return arrival
