@@ -1,5 +1,6 @@
 """Downloads: offering objects and fetching them, verified and resumable. Reached through `cell.downloads`."""
 
+from zcell.download.options import FetchOptions
 from zcell.download.outcome import DownloadStatus, ProduceRC, TransactionStatus
 from zcell.download.progress import (
     ProgressEvent,
@@ -22,6 +23,7 @@ __all__ = [
     "DownloadError",
     "DownloadService",
     "DownloadStatus",
+    "FetchOptions",
     "ProduceRC",
     "Producer",
     "ProgressEvent",

@@ -10,10 +10,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from zcell.download.fetching import Fetch
+from zcell.download.listening import tolerant, understood
 from zcell.download.offer import Offer
 from zcell.download.outcome import ProduceRC
 from zcell.download.progress import ProgressEvent, ProgressState
@@ -45,11 +45,10 @@ class _Refused(Exception):
 
 
 class Answering:
-    """Answers other cells. `fetches`: the downloads of this cell by stream, for what their owners say."""
+    """Answers the receivers of what one cell offers."""
 
-    def __init__(self, cell: Cell, fetches: Mapping[bytes, Fetch[Any]], sealer_for: Callable[[str], Sealer]) -> None:
+    def __init__(self, cell: Cell, sealer_for: Callable[[str], Sealer]) -> None:
         self._cell = cell
-        self._fetches = fetches
         self._sealer_for = sealer_for
         self._lock = threading.Lock()
         self._offers: dict[str, tuple[Offer, Transaction]] = {}
@@ -67,20 +66,15 @@ class Answering:
             msg.AskRoot.topic: self._on_ask_root,
             msg.Close.topic: self._on_close,
             msg.Progress.topic: self._on_progress,
-            msg.Root.topic: self._on_root,
-            msg.Busy.topic: self._on_busy,
-            msg.End.topic: self._on_end,
-            msg.SourceFailed.topic: self._on_source_failed,
-            msg.UnknownStream.topic: self._on_unknown_stream,
         }
 
     def register(self) -> None:
         """Answer from now on. Any cell may ask: the ref id is the capability."""
         for topic, fn in self._requests.items():
-            self._cell.register(msg.CHANNEL, topic, fn, allow="any")
+            self._cell.register(msg.CHANNEL, topic, understood(fn), allow="any")
         for topic, event in self._events.items():
-            self._cell.register(msg.CHANNEL, topic, _tolerant(event), allow="any", inline=True)
-        self._cell.register(STEP_CHANNEL, msg.Step.topic, self._on_step, allow="any")
+            self._cell.register(msg.CHANNEL, topic, tolerant(event), allow="any", inline=True)
+        self._cell.register(STEP_CHANNEL, msg.Step.topic, understood(self._on_step), allow="any")
 
     def unregister(self) -> None:
         """Answer no more."""
@@ -306,37 +300,6 @@ class Answering:
         if out is not None:
             self._close(out)
 
-    # --- events from owners, on the I/O thread -----------------------------------------------------------------------------
-
-    def _fetch_of(self, message: Any, origin: str) -> Fetch[Any] | None:
-        fetch = self._fetches.get(message.stream)
-        return fetch if fetch is not None and fetch.owner == origin else None
-
-    def _on_root(self, request: Request) -> None:
-        message = msg.parse(msg.Root, request.payload)
-        if fetch := self._fetch_of(message, request.origin):
-            fetch.post(lambda machine, now: machine.root(message.root, message.size, now))
-
-    def _on_busy(self, request: Request) -> None:
-        message = msg.parse(msg.Busy, request.payload)
-        if fetch := self._fetch_of(message, request.origin):
-            fetch.post(lambda machine, now: machine.busy(message.work, now))
-
-    def _on_end(self, request: Request) -> None:
-        message = msg.parse(msg.End, request.payload)
-        if fetch := self._fetch_of(message, request.origin):
-            fetch.post(lambda machine, now: machine.ended(message.size, now))
-
-    def _on_source_failed(self, request: Request) -> None:
-        message = msg.parse(msg.SourceFailed, request.payload)
-        if fetch := self._fetch_of(message, request.origin):
-            fetch.post(lambda machine, _now: machine.source_failed(message.failure or "source_failed", message.text))
-
-    def _on_unknown_stream(self, request: Request) -> None:
-        message = msg.parse(msg.UnknownStream, request.payload)
-        if fetch := self._fetch_of(message, request.origin):
-            fetch.post(lambda machine, now: machine.unknown_stream(now))
-
 
 def _event(
     message: msg.Progress | msg.Done | msg.Close,
@@ -357,13 +320,3 @@ def _event(
         state,
         reason,
     )
-
-
-def _tolerant(event: Callable[[Request], None]) -> Callable[[Request], None]:
-    def run(request: Request) -> None:
-        try:
-            event(request)
-        except ProtocolError as error:
-            log.debug("a transfer event of %s is dropped: %s", request.origin, error)
-
-    return run

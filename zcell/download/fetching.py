@@ -18,13 +18,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zcell._native.chunk import HEADER_BYTES, SEALED
-from zcell.abort import Abort
 from zcell.digest import root_of_chunks
-from zcell.download.reporting import ProgressFn, Reporter
+from zcell.download.options import FetchOptions
+from zcell.download.replies import download_failure, failure_of, reply_of
+from zcell.download.reporting import Reporter
 from zcell.download.sealing import Sealer
 from zcell.download.sinks import Sink, SinkError
 from zcell.errors import CellClosedError, DownloadError, ProtocolError
-from zcell.message import Reply, ReturnCode
+from zcell.message import Reply
 from zcell.protocol.transfer import actions as act
 from zcell.protocol.transfer import messages as msg
 from zcell.protocol.transfer.chunks import chunk_count
@@ -40,31 +41,10 @@ _TURN = 16
 _OPEN_SECONDS = 10.0
 _ABORT_SECONDS = 0.05
 _POSITION = struct.Struct("<5xBxxQQI")
-_DENIED = frozenset({ReturnCode.UNAUTHENTICATED, ReturnCode.AUTHENTICATION_ERROR, ReturnCode.FILTER_ERROR})
-_RETRY = frozenset(
-    {
-        ReturnCode.TARGET_UNREACHABLE,
-        ReturnCode.COMM_ERROR,
-        ReturnCode.TIMEOUT,
-        ReturnCode.SERVICE_UNAVAILABLE,
-        ReturnCode.ABORTED,
-    }
-)
-
-
-def failure_of(reply: Reply) -> tuple[str, str] | None:
-    """The `DownloadError` reason and text of a reply that ends the download, None when it is worth trying again."""
-    if reply.rc in _RETRY:
-        return None
-    if reply.rc in _DENIED:
-        return "denied", reply.error or "the owner refuses requests of this cell"
-    if reply.rc is ReturnCode.INVALID_REQUEST or reply.rc is ReturnCode.INVALID_TARGET:
-        return "unknown_ref", reply.error or "the owner offers nothing"
-    return "link", f"{reply.rc.value}: {reply.error}"
 
 
 class Fetch(Generic[T]):
-    """`result()` gives what the future gets once the sink has published."""
+    """`result()` is what the future gets once the sink has published; `options` are complete."""
 
     def __init__(
         self,
@@ -73,34 +53,30 @@ class Fetch(Generic[T]):
         ref_id: str,
         sink: Sink,
         result: Callable[[], T],
-        *,
-        idle_timeout: float,
-        deadline: float | None,
-        verify: str,
-        abort: Abort | None,
-        progress: ProgressFn | None,
+        options: FetchOptions,
         sealer: Sealer,
         on_end: Callable[[Fetch[Any]], None],
-        on_steps: Callable[[msg.Description], None] | None,
     ) -> None:
         now = time.monotonic()
         self.owner = owner
         self.ref_id = ref_id
         self.stream = secrets.token_bytes(msg.STREAM_BYTES)
-        self.idle_timeout = idle_timeout
+        self.sink = sink
+        self.result = result
+        self.options = options
+        deadline = options["deadline"]
         self.deadline_at = None if deadline is None else now + deadline
+        self.on_steps: Callable[[msg.Description], None] | None = None
+        """Takes the download over when the object turns out to come in steps."""
         self.future: Future[T] = Future()
         self.ended = threading.Event()
         self._cell = cell
-        self._sink = sink
-        self._result = result
         self._sealer = sealer
         self._on_end = on_end
-        self._on_steps = on_steps
-        self._abort = abort
+        self._abort = options["abort"]
         self._abort_key = 0
-        self._tree = verify == "tree"
-        self._verify = verify
+        self._verify = options["verify"]
+        self._tree = self._verify == "tree"
         self._chunk_bytes = 0
         self._lock = threading.Lock()
         self._gate = threading.Lock()
@@ -111,13 +87,13 @@ class Fetch(Generic[T]):
         self._timer_at = float("inf")
         self._outcome: tuple[str, str] | None = None
         self._ended = False
-        self.reporter = Reporter(cell, owner, ref_id, self.stream, progress)
+        self.reporter = Reporter(cell, owner, ref_id, self.stream, options["progress"])
         self._machine = Receiver(
             self.stream,
             window_bytes=cell.limits.window_bytes,
-            idle_timeout=idle_timeout,
+            idle_timeout=options["idle_timeout"],
             deadline=self.deadline_at,
-            verify=verify,
+            verify=self._verify,
             now=now,
         )
 
@@ -217,7 +193,7 @@ class Fetch(Generic[T]):
     def _store(self, frame: memoryview, index: int) -> None:
         try:
             plain = self._sealer.open(frame) if frame[5] & SEALED else frame
-            stored = self._sink.store(plain, index, tree=self._tree, max_length=self._chunk_bytes)
+            stored = self.sink.store(plain, index, tree=self._tree, max_length=self._chunk_bytes)
         except ProtocolError as error:
             text = str(error)
             self._stored(lambda machine, now: machine.spoiled(index, text, now))
@@ -267,7 +243,7 @@ class Fetch(Generic[T]):
             first = action.first
             self._request(msg.Digests(self.stream, first, action.count), _OPEN_SECONDS, lambda r: self._digests(first, r))
         elif isinstance(action, act.Drop):
-            self._sink.drop(action.indices)
+            self.sink.drop(action.indices)
         elif isinstance(action, act.Publish):
             self._with_sink(lambda: self._publish(action.size))
         elif isinstance(action, act.RequestConfirm):
@@ -290,7 +266,7 @@ class Fetch(Generic[T]):
             return True
         failure = failure_of(reply)
         if failure is not None:
-            self._machine.fail(*failure)
+            self._machine.refused(*failure, time.monotonic())
         else:
             self._machine.unreachable(f"{reply.rc.value}: {reply.error}", time.monotonic())
         return False
@@ -306,9 +282,9 @@ class Fetch(Generic[T]):
             self._machine.fail("source_failed", f"the owner's description is wrong: {error}")
             return
         if description.kind == "steps" and not description.failure:
-            if self._on_steps is not None:
+            if self.on_steps is not None:
                 self._outcome = ("steps", "")
-                self._on_steps(description)
+                self.on_steps(description)
                 return
             self._machine.fail("sink_failed", "the object comes in steps, not in bytes: fetch it with a consumer")
             return
@@ -318,7 +294,7 @@ class Fetch(Generic[T]):
         self._chunk_bytes = description.chunk_bytes
 
         def prepare() -> None:
-            held = self._sink.prepare(description, self._verify, self.ref_id, self)
+            held = self.sink.prepare(description, self._verify, self.ref_id, self)
             self.post(lambda machine, now: machine.sink_ready(held, now))
 
         self._with_sink(prepare)
@@ -340,7 +316,7 @@ class Fetch(Generic[T]):
             self._act()
 
     def _publish(self, size: int) -> None:
-        if self._sink.publish(size):
+        if self.sink.publish(size):
             self.sink_published()
 
     def sink_stored(self, index: int, length: int, digest: bytes) -> None:
@@ -428,7 +404,7 @@ class Fetch(Generic[T]):
     def _finish(self) -> None:
         if self._outcome is not None and self._outcome[0] != "steps":
             try:
-                self._sink.close()
+                self.sink.close()
             except OSError as error:
                 log.warning("closing the sink of a download failed: %s", error)
             self._tell()
@@ -443,19 +419,11 @@ class Fetch(Generic[T]):
             if self.future.done() or not self.future.set_running_or_notify_cancel():
                 return
         if reason:
-            self.future.set_exception(DownloadError(reason, f"download of a ref from {self.owner} failed: {text}"))
+            self.future.set_exception(DownloadError(reason, download_failure(self.owner, self.ref_id, text)))
         else:
             if not self._machine.confirmed:
                 log.warning("download from %s is complete, but the owner could not be told", self.owner)
-            self.future.set_result(self._result())
-
-
-def reply_of(future: Future[Reply]) -> Reply:
-    """The outcome of a request that may have been cancelled or failed."""
-    if future.cancelled():
-        return Reply(ReturnCode.ABORTED, None, "the cell was stopped")
-    error = future.exception()
-    return Reply(ReturnCode.COMM_ERROR, None, str(error)) if error is not None else future.result()
+            self.future.set_result(self.result())
 
 
 def _sink_text(error: Exception) -> str:

@@ -7,10 +7,10 @@ receiver is working, because work after the last byte is still life. The last wo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from zcell.download.callbacks import CallbackQueue
+from zcell.download.options import ProgressFn
 from zcell.download.progress import ProgressEvent, ProgressState
 from zcell.protocol.transfer.messages import CHANNEL, Progress
 from zcell.protocol.transfer.receiver import Receiver
@@ -19,7 +19,6 @@ from zcell.protocol.transfer.states import ReceiverState
 if TYPE_CHECKING:
     from zcell.cell.cell import Cell
 
-ProgressFn = Callable[[ProgressEvent], None]
 _CALLER_SECONDS = 0.1
 _OWNER_SECONDS = 1.0
 _STATES = {ReceiverState.COMPLETED: ProgressState.COMPLETED, ReceiverState.FAILED: ProgressState.FAILED}

@@ -10,16 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from zcell.abort import Abort
 from zcell.download.callbacks import CallbackQueue
 from zcell.download.consuming import consume_step
-from zcell.download.fetching import failure_of, reply_of
 from zcell.download.outcome import ProduceRC
 from zcell.download.progress import ProgressState
-from zcell.download.reporting import Reporter
+from zcell.download.replies import download_failure, failure_of, reply_of
 from zcell.download.sinks import SinkError
 from zcell.download.stepwise import Consumer, State
 from zcell.errors import CellClosedError, DownloadError
@@ -28,6 +25,7 @@ from zcell.protocol.transfer.messages import CHANNEL, MAX_TEXT, Close, Done, Ste
 
 if TYPE_CHECKING:
     from zcell.cell.cell import Cell
+    from zcell.download.fetching import Fetch
 
 log = logging.getLogger("zcell.download")
 STEP_CHANNEL = "zcell.steps"
@@ -37,40 +35,31 @@ _CHECK_SECONDS = 0.5
 
 
 class StepFetch:
-    """Runs one download by steps; its outcome is in `future`, with what `result` returns."""
+    """Continues `fetch`, whose object turned out to come in steps; the outcome is in its `future`."""
 
     def __init__(
         self,
         cell: Cell,
-        owner: str,
-        ref_id: str,
-        stream: bytes,
+        fetch: Fetch[Any],
         consumer: Consumer,
         queue: CallbackQueue,
-        reporter: Reporter,
-        future: Future[Any],
-        result: Callable[[], Any],
-        *,
         random_access: bool,
-        idle_timeout: float,
-        deadline_at: float | None,
-        abort: Abort | None,
         on_end: Callable[[StepFetch], None],
     ) -> None:
+        self.stream = fetch.stream
+        self.future = fetch.future
+        self.ended = threading.Event()
         self._cell = cell
-        self._owner = owner
-        self._ref_id = ref_id
-        self.stream = stream
+        self._owner = fetch.owner
+        self._ref_id = fetch.ref_id
         self._consumer = consumer
         self._queue = queue
-        self._reporter = reporter
-        self.future = future
-        self.ended = threading.Event()
-        self._result = result
+        self._reporter = fetch.reporter
+        self._result = fetch.result
         self._random_access = random_access
-        self._idle_timeout = idle_timeout
-        self._deadline_at = deadline_at
-        self._abort = abort
+        self._idle_timeout = fetch.options["idle_timeout"]
+        self._deadline_at = fetch.deadline_at
+        self._abort = fetch.options["abort"]
         self._abort_key = 0
         self._on_end = on_end
         self._lock = threading.RLock()
@@ -245,7 +234,7 @@ class StepFetch:
     def fail(self, reason: str, text: str) -> None:
         """End with `reason`. Idempotent: the first reason stays."""
         state = ProgressState.ABORTED if reason == "aborted" else ProgressState.FAILED
-        self._close(state, DownloadError(reason, f"download of a ref from {self._owner} failed: {text}"))
+        self._close(state, DownloadError(reason, download_failure(self._owner, self._ref_id, text)))
 
     def _close(self, state: ProgressState, error: DownloadError | None) -> None:
         with self._lock:

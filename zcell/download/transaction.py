@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcell.digest import Digest
 from zcell.download.offer import DeliveredFn, Offer
+from zcell.download.options import ProgressFn
 from zcell.download.outcome import DownloadStatus, TransactionStatus
 from zcell.download.progress import ProgressEvent
 from zcell.download.ref import Ref, checked_ref_id, new_ref_id
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zcell.download")
 DoneFn = Callable[[str, TransactionStatus, list[Any]], None]
-ProgressFn = Callable[[ProgressEvent], None]
 Receivers = int | Iterable[str] | None
 SPOOL_BYTES = 1 << 30
 

@@ -7,16 +7,16 @@ the bandwidth is what arrived over the last round. Twice their product keeps the
 from __future__ import annotations
 
 FIRST_BYTES = 8 << 20
-FLOOR_BYTES = 4 << 20
+LIMIT_BYTES = 64 << 20
 _ROUND_SECONDS = 0.05
 """Shortest time over which the bandwidth is measured."""
 
 
 class Window:
-    """The credit of one transfer. `limit_bytes` caps it; never less than two chunks, so that one is always on its way."""
+    """The credit of one transfer. `limit_bytes` caps it, 64 MiB does too; never less than two chunks: one is always coming."""
 
     def __init__(self, limit_bytes: int, chunk_bytes: int) -> None:
-        self.limit_bytes = max(limit_bytes, 2 * chunk_bytes)
+        self.limit_bytes = max(min(limit_bytes, LIMIT_BYTES), 2 * chunk_bytes)
         self.size_bytes = min(self.limit_bytes, max(FIRST_BYTES, 2 * chunk_bytes))
         self._chunk_bytes = chunk_bytes
         self.delay: float | None = None
