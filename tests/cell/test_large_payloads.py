@@ -105,6 +105,8 @@ def test_a_forwarded_reference_is_pulled_from_its_owner(tree: TreeFactory) -> No
     assert reply.raise_for_rc().payload is True
     after = cells["server"].statistics()
     assert after.messages_forwarded > before.messages_forwarded
+    assert after.data_frames_received == before.data_frames_received, "the cell in the middle fetched it itself"
+    assert cells["site-2"].statistics().data_frames_received > 0
 
 
 def test_a_forwarded_reference_is_fetched_where_pass_through_ends(tree: TreeFactory) -> None:

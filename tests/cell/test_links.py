@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -137,6 +138,25 @@ def test_many_children_come_and_go(tree: TreeFactory) -> None:
         cells.stop(name)
     eventually(lambda: cells["server"].statistics().links == ())
     eventually(lambda: sorted(ups) == sorted(downs) == sorted(names))
+
+
+def test_children_of_a_restarted_parent_do_not_come_back_in_the_same_moment(tcp_tree: TreeFactory) -> None:
+    cells = tcp_tree("server")
+    names = [f"site-{n}" for n in range(30)]
+    for name in names:
+        cells.add(name, listen=[])
+    url = cells["server"].endpoints[0]
+    cells.stop("server")
+    eventually(lambda: not any(cells[name].is_ready for name in names))
+    server = cells.make("server", listen=[url])
+    moments: list[float] = []
+    server.on_link(lambda e: moments.append(time.monotonic()) if e.up else None)
+    with server:
+        eventually(lambda: len(moments) == len(names), 10, what=lambda: len(moments))
+        eventually(lambda: all(cells[name].is_ready for name in names))
+        assert max(moments) - min(moments) > 0.02
+        for name in names:
+            cells.stop(name)
 
 
 def test_links_stay_up_while_nothing_is_said(tree: TreeFactory) -> None:
