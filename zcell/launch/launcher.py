@@ -79,6 +79,11 @@ class Launcher(ABC):
         except BaseException:
             self._take_back(spec, parent)
             raise
+        self._follow(spec, handle, parent)
+        return handle
+
+    def _follow(self, spec: JobSpec, handle: JobHandle, parent: Cell) -> None:
+        """The job has been started: take back what was prepared once it has ended, and tell the hooks."""
         handle.on_finished(lambda _: self._take_back(spec, parent))
         for hook in self.hooks:
             try:
@@ -86,7 +91,6 @@ class Launcher(ABC):
             except Exception:
                 log.exception("job %s: the launched hook %r raised", spec.job_id, hook)
             handle.on_finished(lambda ended, hook=hook: hook.finished(spec, ended))  # type: ignore[misc]
-        return handle
 
     def check(self, spec: JobSpec) -> None:  # noqa: B027  most launchers have something to check, none has to
         """Raise `LaunchError` for a mistake in `spec` or the settings, before anything is prepared."""

@@ -46,6 +46,10 @@ class Outcome:
     exit_code: int | None = None
     failure: str = ""
 
+    def because(self, reason: str) -> Outcome:
+        """The same with another reason."""
+        return replace(self, reason=reason)
+
 
 @dataclass(frozen=True)
 class EngineView:

@@ -8,6 +8,7 @@ Exits with the command's code; 120 to 124 say that there was no command to run: 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -126,6 +127,9 @@ def run_node(options: argparse.Namespace, signals: Signals) -> int:
     credentials = await_credentials(options.credentials, options.wait)
     if options.consume:
         options.credentials.unlink(missing_ok=True)
+    if options.tidy:
+        with contextlib.suppress(OSError):
+            options.credentials.parent.rmdir()
     cell = Cell(options.name, parent=options.parent, secret=credentials.link_secret, insecure=options.insecure)
     with cell:
         try:
@@ -144,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--credentials", required=True, type=Path, help="file of mode 0600, which may still be on its way")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for that file")
     parser.add_argument("--consume", action="store_true", help="remove that file once it is read")
+    parser.add_argument("--tidy", action="store_true", help="remove the directory it was in, when that is empty then")
     parser.add_argument("--directory", type=Path, help="where the job's private directory is made")
     parser.add_argument(
         "--echo", action="store_true", help="write the job's output to this process's own stdout and stderr too"

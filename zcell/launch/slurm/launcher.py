@@ -1,0 +1,194 @@
+"""Jobs on a Slurm cluster. Invariant: whatever Slurm would refuse, or a node could not reach, is told before anything is submitted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zcell.cell.endpoints import is_local
+from zcell.errors import LaunchError
+from zcell.launch.launcher import LifecycleHook
+from zcell.launch.output import OutputCallback
+from zcell.launch.remote.handle import RemoteHandle
+from zcell.launch.remote.launcher import RemoteLauncher
+from zcell.launch.slurm.commands import Commands, SlurmError
+from zcell.launch.slurm.engine import SlurmEngine, Submission
+from zcell.launch.slurm.owner import cancel_orphans, this_process
+from zcell.launch.slurm.script import Batch, render, shared_place_of
+from zcell.launch.slurm.settings import OWN_SETTINGS, SlurmSettings, job_resources, resource_options
+from zcell.launch.spec import JobSpec
+from zcell.security.credentials import write_credentials
+
+if TYPE_CHECKING:
+    from zcell.cell import Cell
+    from zcell.workspace.meter import ProgressCallback
+
+MAX_ARRAY = 1000
+"""Most jobs of one array; a cluster's MaxArraySize may be lower, which sbatch tells."""
+
+
+class SlurmLauncher(RemoteLauncher):
+    """Settings: see docs/howto-slurm.md. The nodes need python with zcell, and a way to the parent's endpoint; nothing else."""
+
+    name = "slurm"
+    own_settings = OWN_SETTINGS
+
+    def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
+        given = dict(settings or {})
+        self.slurm = SlurmSettings.parse(given)
+        self.may_requeue = self.slurm.requeue
+        self._commands = Commands(self.slurm.bin)
+        self._python = given.get("python", sys.executable)
+        if not isinstance(self._python, str) or not self._python or "\n" in self._python or "\0" in self._python:
+            raise LaunchError(f"the slurm launcher's setting python must be a program's name or path, got {self._python!r}")
+        self._lock = threading.Lock()
+        self._accepted: set[str] = set()
+        self._swept = False
+        super().__init__(given, hooks=hooks)
+
+    def _engine(self) -> SlurmEngine:
+        self._slurm = SlurmEngine(self.slurm, self._commands)
+        return self._slurm
+
+    def check(self, spec: JobSpec) -> None:
+        resources = resource_options(job_resources(self.slurm, spec), f"job {spec.job_id}")
+        self._commands.check(f"job {spec.job_id}")
+        shared = self.slurm.shared_directory
+        if shared and not (Path(shared).is_dir() and os.access(shared, os.W_OK)):
+            raise LaunchError(
+                f"job {spec.job_id}: the slurm launcher's setting shared_directory is {shared}, which is no writable directory here"
+            )
+        self._ask_slurm(spec, resources)
+
+    def _ask_slurm(self, spec: JobSpec, resources: Mapping[str, str]) -> None:
+        """Have sbatch look at what the job asks for, without submitting anything; once for the same demands."""
+        trial = Batch("zcell-trial", ["server.job"], "tcp://127.0.0.1:1", "0", self._python, "zcell")
+        script = render(trial, self.slurm, resources)
+        with self._lock:
+            if script in self._accepted:
+                return
+        try:
+            self._commands.run("sbatch", "--test-only", stdin=script)
+        except SlurmError as error:
+            raise LaunchError(
+                f"job {spec.job_id}: slurm refuses what the job asks for ({', '.join(self._asked(resources)) or 'the defaults'}): {error}"
+            ) from error
+        with self._lock:
+            self._accepted.add(script)
+
+    def _asked(self, resources: Mapping[str, str]) -> list[str]:
+        return [f"{name}={value}" for name, value in {**self.slurm.options, **resources}.items()]
+
+    def launch_array(
+        self,
+        specs: Sequence[JobSpec],
+        parent: Cell,
+        *,
+        at_once: int | None = None,
+        on_output: OutputCallback | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> list[RemoteHandle]:
+        """Start all `specs` as one array, `at_once` of them at a time (default: as many as the cluster has room for).
+
+        They share the launcher's settings and must ask for the same resources. Each has its own handle, in the order given. Raises
+        `LaunchError`, then none is started.
+        """
+        if not 1 <= len(specs) <= MAX_ARRAY or len({spec.job_id for spec in specs}) < len(specs):
+            raise LaunchError(f"an array has 1 to {MAX_ARRAY} jobs, each with a job_id of its own; got {len(specs)}")
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
+            raise LaunchError(f"at_once must be a whole number from 1, got {at_once!r}")
+        specs = [self._ask_hooks(spec) for spec in specs]
+        wanted = {tuple(sorted(resource_options(job_resources(self.slurm, spec), spec.job_id).items())) for spec in specs}
+        if len(wanted) > 1:
+            raise LaunchError(
+                f"the jobs of the array from {specs[0].job_id} on ask for different resources; launch them one by one"
+            )
+        for spec in specs:
+            self.check(spec)
+        with contextlib.ExitStack() as undo:
+            handles = []
+            for spec in specs:
+                hand_over = self._hand_over(spec, parent, on_progress)
+                undo.callback(self._take_back, spec, parent)
+                handle, url = self._prepare(spec, hand_over, on_output)
+                undo.callback(handle.abandon)
+                handles.append(handle)
+            self._submit_batch(handles, url, at_once=at_once, is_array=True)
+            undo.pop_all()
+        for handle in handles:
+            self.watcher.add(handle)
+            self._follow(handle.spec, handle, parent)
+        return handles
+
+    def _submit(self, handle: RemoteHandle, url: str) -> None:
+        self._submit_batch([handle], url)
+
+    def _submit_batch(
+        self, handles: Sequence[RemoteHandle], url: str, *, at_once: int | None = None, is_array: bool = False
+    ) -> None:
+        first = handles[0]
+        if not self._swept:
+            self._swept = True
+            cancel_orphans(self._commands)
+        batch = Batch(
+            name=f"zcell-{first.job_id}",
+            nodes=[handle.node for handle in handles],
+            url=url,
+            nonce=secrets.token_hex(12),
+            python=self._python,
+            owner=this_process(),
+            at_once=at_once,
+            is_array=is_array,
+        )
+        script = render(batch, self.slurm, resource_options(job_resources(self.slurm, first.spec), f"job {first.job_id}"))
+        with contextlib.ExitStack() as undo:
+            if self.slurm.shared_directory:
+                undo.callback(shutil.rmtree, self._fill_shared_place(batch.nonce, handles), ignore_errors=True)
+            try:
+                text = self._commands.run("sbatch", "--parsable", stdin=script)
+            except SlurmError as error:
+                raise LaunchError(f"job {first.job_id}: the slurm launcher could not submit it: {error}") from error
+            undo.pop_all()
+        job = text.strip().partition(";")[0]  # with several clusters: ID;CLUSTER
+        for task, handle in enumerate(handles):
+            handle.engine_id = f"{job}_{task}" if is_array else job
+            self._slurm.expect(handle, Submission(batch.nonce, task))
+
+    def _fill_shared_place(self, nonce: str, handles: Sequence[RemoteHandle]) -> Path:
+        place = Path(shared_place_of(self.slurm, nonce))
+        try:
+            place.mkdir(mode=0o700)
+            if self.slurm.credentials == "shared":
+                for task, handle in enumerate(handles):
+                    write_credentials(place / f"credentials-{task}", handle.credentials)
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            raise LaunchError(f"job {handles[0].job_id}: its directory in shared_directory cannot be made: {error}") from error
+        return place
+
+    def _reachable(self, spec: JobSpec, parent: Cell) -> str:
+        url = super()._reachable(spec, parent)
+        if is_local(url) and (others := self._other_nodes()):
+            raise LaunchError(
+                f"job {spec.job_id}: its parent listens on {url}, which only this machine reaches, and the cluster has other nodes "
+                f"({', '.join(others[:3])}); start the cell with listen=['tcp://0.0.0.0:PORT'], insecure=True, or set parent_url"
+            )
+        return url
+
+    def _other_nodes(self) -> list[str]:
+        partition = self.slurm.options.get("partition")
+        options = [f"--partition={partition}"] if partition else []
+        try:
+            text = self._commands.run("sinfo", "--noheader", "--Node", "--format=%n", *options)
+        except SlurmError as error:
+            raise LaunchError(f"slurm cannot be asked for its nodes: {error}") from error
+        ours = socket.gethostname().partition(".")[0]
+        return sorted({name.strip().partition(".")[0] for name in text.splitlines()} - {ours, "localhost", ""})
