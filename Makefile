@@ -37,15 +37,23 @@ $(STAMPS)/tools:
 	$(PIP) install "setuptools>=77" "Cython>=3.1" wheel
 	@mkdir -p $(STAMPS) && touch $@
 
-# the project itself, editable, with what tests and benchmarks need; this compiles the native modules once
+# the project itself, editable, with what it needs to run; this compiles the native modules once
 $(STAMPS)/installed: $(STAMPS)/tools pyproject.toml setup.py
-	PYTHONWARNINGS="ignore:Editable installation." $(PIP) install --no-build-isolation --editable ".[test,bench]"
+	PYTHONWARNINGS="ignore:Editable installation." $(PIP) install --no-build-isolation --editable .
 	@touch $@ $(STAMPS)/compiled
 
 # afterwards only what changed is compiled
 $(STAMPS)/native: $(STAMPS)/installed $(NATIVE_SOURCES)
 	@if [ -n "$$(find $(NATIVE_SOURCES) setup.py -newer $(STAMPS)/compiled)" ]; then $(BIN)/python setup.py --quiet build_ext --inplace; fi
 	@touch $@ $(STAMPS)/compiled
+
+# what tests, lint and benchmarks need besides
+EXTRAS := 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	print(*extras["test"], *extras["bench"], sep="\n")'
+$(STAMPS)/extras: $(STAMPS)/tools pyproject.toml
+	@$(BIN)/python -c $(EXTRAS) > $(STAMPS)/extras.txt
+	$(PIP) install --requirement $(STAMPS)/extras.txt
+	@touch $@
 
 $(STAMPS)/example-%: examples/%/requirements.txt $(STAMPS)/tools
 	$(PIP) install --requirement $<
@@ -56,23 +64,23 @@ build: $(STAMPS)/native
 run: $(STAMPS)/native $(STAMPS)/example-train
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/zcell run --results build/train examples/train -- python train.py
 
-test: $(STAMPS)/native
+test: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-lint: $(STAMPS)/native
+lint: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMPS)/native
+format: $(STAMPS)/extras
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMPS)/native
+bench: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-disable-gc -p no:cacheprovider -p no:xdist $(ARGS)
 
 # a copy of the tree, so that the instrumented modules never replace the ones in use
-sanitize: $(STAMPS)/native
+sanitize: $(STAMPS)/native $(STAMPS)/extras
 	@rm -rf build/sanitize && mkdir -p build/sanitize
 	@cp -r setup.py pyproject.toml README.md LICENSE zcell tests build/sanitize/ && rm -f build/sanitize/zcell/_native/*.so
 	cd build/sanitize && ZCELL_SANITIZE=1 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
@@ -80,7 +88,7 @@ sanitize: $(STAMPS)/native
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc ZCELL_EXPECT_SANITIZED=1 \
 		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -n $(WORKERS) tests/native $(ARGS)
 
-engines: $(STAMPS)/native
+engines: $(STAMPS)/native $(STAMPS)/extras
 	@if [ -d tests/engines ]; then $(BIN)/python -m pytest -m engine tests/engines $(ARGS); \
 	else echo "make engines: this version starts jobs as processes only; there are no Docker or Slurm tests to run" >&2; exit 1; fi
 
