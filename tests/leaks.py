@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import uuid
 from dataclasses import dataclass
@@ -105,7 +106,30 @@ def _descriptors() -> dict[tuple[int, str], str]:
     return found
 
 
+class _Spawns:
+    """Whether this process has started another since the last time that none was found: looking through /proc takes long."""
+
+    EVENTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
+    seen = True
+
+    @classmethod
+    def audit(cls, event: str, _: object) -> None:
+        if event in cls.EVENTS:
+            cls.seen = True
+
+
+sys.addaudithook(_Spawns.audit)
+
+
 def _processes() -> dict[tuple[int, float], str]:
+    if not _Spawns.seen:
+        return {}
+    found = _find_processes()
+    _Spawns.seen = bool(found)
+    return found
+
+
+def _find_processes() -> dict[tuple[int, float], str]:
     me = psutil.Process()
     mark = f"{MARK}={os.environ.get(MARK, '-')}".encode()
     family = {p.pid: p for p in me.children(recursive=True)}
