@@ -177,7 +177,7 @@ class Rot13:
 
     overhead_bytes = 16
 
-    def seal(self, frame: bytes) -> bytes:
+    def seal(self, frame: Frame) -> Frame:
         plain = frames.parse(frame, max_length=1 << 24)
         body = bytes(b ^ 0xFF for b in plain.payload) + b"T" * 16
         return frames.encode(plain.index, plain.offset, body, digest=plain.digest, checksum=False, flags=frames.SEALED)

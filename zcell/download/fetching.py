@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from zcell._native.chunk import HEADER_BYTES, SEALED
+from zcell._native.chunk import HEADER_BYTES
 from zcell.digest import root_of_chunks
 from zcell.download.options import FetchOptions
 from zcell.download.replies import download_failure, failure_of, reply_of
@@ -40,7 +40,7 @@ _TURN = 16
 """Chunks a worker handles before it queues up again."""
 _OPEN_SECONDS = 10.0
 _ABORT_SECONDS = 0.05
-_POSITION = struct.Struct("<5xBxxQQI")
+_POSITION = struct.Struct("<8xQQI")
 
 
 class Fetch(Generic[T]):
@@ -180,9 +180,8 @@ class Fetch(Generic[T]):
             elif len(frame) < HEADER_BYTES:
                 raise ProtocolError(f"data frame of {len(frame)} bytes is neither chunk nor mark")
             else:
-                flags, index, offset, length = _POSITION.unpack_from(frame)
-                if flags & SEALED:
-                    length -= self._sealer.overhead_bytes
+                index, offset, length = _POSITION.unpack_from(frame)
+                length -= self._sealer.overhead_bytes
                 if self._machine.accept(index, offset, length, now):
                     return int(index)
         except ProtocolError as error:
@@ -192,8 +191,7 @@ class Fetch(Generic[T]):
 
     def _store(self, frame: memoryview, index: int) -> None:
         try:
-            plain = self._sealer.open(frame) if frame[5] & SEALED else frame
-            stored = self.sink.store(plain, index, tree=self._tree, max_length=self._chunk_bytes)
+            stored = self.sink.store(self._sealer.open(frame), index, tree=self._tree, max_length=self._chunk_bytes)
         except ProtocolError as error:
             text = str(error)
             self._stored(lambda machine, now: machine.spoiled(index, text, now))

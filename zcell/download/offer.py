@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zcell.download.ref import Ref
+from zcell.download.sealing import Frame
 from zcell.download.sources import Source, SourceChangedError
 from zcell.download.stepwise import Producer
 
@@ -24,7 +25,7 @@ class _Load:
 
     def __init__(self) -> None:
         self.ready = threading.Event()
-        self.frame: bytes | None = None
+        self.frame: Frame | None = None
         self.error: Exception | None = None
 
 
@@ -52,7 +53,7 @@ class Offer:
         self._lock = threading.Lock()
         self._users = 0
         self._released = False
-        self._frames: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, bool], Frame] = OrderedDict()
         self._cached_bytes = 0
         self._loading: dict[tuple[int, bool], _Load] = {}
 
@@ -73,7 +74,7 @@ class Offer:
                 self._frames.clear()
                 self._cached_bytes = 0
 
-    def frame(self, index: int, *, tree: bool) -> bytes | None:
+    def frame(self, index: int, *, tree: bool) -> Frame | None:
         """The frame of chunk `index`; None when the source does not have it yet. Raises `SourceError`."""
         assert self.source is not None
         if self._users < 2:
@@ -109,7 +110,7 @@ class Offer:
                     self._cached_bytes -= len(self._frames.popitem(last=False)[1])
         load.ready.set()
 
-    def _load(self, index: int, tree: bool) -> bytes | None:
+    def _load(self, index: int, tree: bool) -> Frame | None:
         assert self.source is not None
         try:
             frame = self.source.load(index, tree=tree)

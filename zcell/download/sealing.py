@@ -1,7 +1,7 @@
 """The place where chunk frames are sealed end to end. Invariant: frames pass a `Sealer` exactly once at each end.
 
-A sealed frame keeps its header in the clear (with the SEALED flag), so that it can be accounted for before it is opened; its
-payload is longer than the chunk by `overhead_bytes`.
+Every chunk passes, so a sealer that protects also refuses what was not sealed. A sealed frame keeps its header in the clear (with
+the SEALED flag), so that it can be accounted for before it is opened; its payload is longer than the chunk by `overhead_bytes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Sealer(Protocol):
 
     overhead_bytes: int
 
-    def seal(self, frame: bytes) -> bytes:
+    def seal(self, frame: Frame) -> Frame:
         """A frame for the wire."""
         ...
 
@@ -30,7 +30,7 @@ class Unsealed:
 
     overhead_bytes = 0
 
-    def seal(self, frame: bytes) -> bytes:
+    def seal(self, frame: Frame) -> Frame:
         return frame
 
     def open(self, frame: Frame) -> Frame:

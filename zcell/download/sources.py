@@ -15,6 +15,7 @@ from typing import Protocol
 from zcell._native import chunk as frames
 from zcell._native.sha256 import chunk_root
 from zcell.digest import root_of_chunks
+from zcell.download.sealing import Frame
 from zcell.errors import ZcellError
 from zcell.protocol.transfer.chunks import ChunkTable, chunk_count, chunk_length
 
@@ -39,7 +40,7 @@ class Source(Protocol):
         """Bytes in all, None while unknown."""
         ...
 
-    def load(self, index: int, *, tree: bool) -> bytes | None:
+    def load(self, index: int, *, tree: bool) -> Frame | None:
         """The frame of chunk `index`, with its digest when `tree`, else with its checksum. None: not there yet, see `want`."""
         ...
 
@@ -164,7 +165,7 @@ class BytesSource(_Complete):
         self._data = memoryview(data).cast("B")
         super().__init__(name or "bytes", len(self._data), chunk_bytes)
 
-    def load(self, index: int, *, tree: bool) -> bytes | None:
+    def load(self, index: int, *, tree: bool) -> Frame | None:
         offset, length = self._span(index)
         payload = self._data[offset : offset + length]
         if not tree:
@@ -226,10 +227,10 @@ class FileSource(_Complete):
         if _identity(os.fstat(self._fd)) != self._identity:
             raise SourceChangedError(f"{self.path} changed while it was offered")
 
-    def load(self, index: int, *, tree: bool) -> bytes | None:
+    def load(self, index: int, *, tree: bool) -> Frame | None:
         offset, length = self._span(index)
         try:
-            frame, digest = frames.read_chunk(self._fd, index, offset, length, want_digest=tree, checksum=not tree)
+            frame, digest = frames.read_frame(self._fd, index, offset, length, want_digest=tree, checksum=not tree)
         except EOFError:
             raise SourceChangedError(f"{self.path} became shorter while it was offered") from None
         except OSError as error:
@@ -237,7 +238,7 @@ class FileSource(_Complete):
         self.check()
         if tree:
             self._record(index, digest)
-        return frame
+        return memoryview(frame)
 
     def _digest(self, index: int) -> bytes:
         frame = self.load(index, tree=True)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from zcell._native import chunk as frames
 from zcell._native.sha256 import chunk_root
+from zcell.download.sealing import Frame
 from zcell.download.sources import SourceError
 from zcell.protocol.transfer.chunks import ChunkTable
 
@@ -68,7 +69,7 @@ class StreamSource:
 
     # --- reading what is there ---------------------------------------------------------------------------------------------
 
-    def load(self, index: int, *, tree: bool) -> bytes | None:
+    def load(self, index: int, *, tree: bool) -> Frame | None:
         with self._lock:
             self._must_be_sound()
             if index >= self._produced:
