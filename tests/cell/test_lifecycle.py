@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.eventually import eventually
 from tests.trees import SECRET, TreeFactory
@@ -86,6 +88,39 @@ def test_an_endpoint_in_use_is_a_named_error_and_leaves_nothing(tcp_tree: TreeFa
         second.start()
     second.stop()
     assert cells["server"].request("server", "zcell", "ping", timeout=5).ok
+
+
+def test_an_ipc_address_in_use_is_not_taken_over(short_path: Path) -> None:
+    url = f"ipc://{short_path}/s"
+    with Cell("server", listen=[url], secret=SECRET) as server:
+        with pytest.raises(OSError, match=str(short_path)):
+            Cell("server", listen=[url], secret=SECRET).start()
+        with Cell("site-1", parent=url, secret=SECRET) as site:
+            site.wait_ready(10)
+            assert site.request("server", "zcell", "ping", timeout=5).payload["instance"] == server.instance
+
+
+def test_a_socket_that_a_dead_cell_left_is_replaced_and_a_file_is_not(short_path: Path) -> None:
+    left = short_path / "left"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+    with Cell("server", listen=[f"ipc://{left}"], secret=SECRET) as server:
+        assert server.is_ready
+    assert not left.exists()
+    file = short_path / "thesis.txt"
+    file.write_text("three years")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        Cell("server", listen=[f"ipc://{file}"], secret=SECRET).start()
+    assert file.read_text() == "three years"
+
+
+def test_a_port_in_a_shared_context_can_be_used_again_at_once() -> None:
+    """Closing is asynchronous where the context goes on: the next cell of that address waits for it."""
+    with zmq.Context() as context:
+        url = "tcp://127.0.0.1:0"
+        for _ in range(30):
+            with Cell("server", listen=[url], secret=SECRET, context=context) as server:
+                url = server.endpoints[0]
 
 
 @pytest.mark.parametrize("url", ["tcp://", "127.0.0.1:80", "udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "", "http://x/"])

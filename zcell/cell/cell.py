@@ -142,7 +142,7 @@ class Cell:
         try:
             if self._listen:
                 self._gate = Gate(self._switch, self._identity, self._proof, self._zmq)
-                self._endpoints = tuple(self._gate.bind(self._listen))
+                self._endpoints = tuple(self._gate.bind(self._listen, 0.0 if self._own_context else 1.0))
         except BaseException:
             self._state = "stopped"
             self._io.end(0)

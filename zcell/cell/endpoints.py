@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import socket
 import stat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -59,16 +61,30 @@ def require_local(url: str, argument: str, insecure: bool) -> None:
 
 
 def prepare_ipc(url: str) -> None:
-    """Make the directory of an ``ipc://`` address, for this user only; a shared one must not let others in."""
+    """Make the directory of an ``ipc://`` address, for this user only; a shared one must not let others in.
+
+    Raises `OSError` when something else is there: binding would remove a file, and take the place of a cell that listens.
+    """
     if not url.startswith("ipc://"):
         return
-    folder = Path(url[6:]).parent
+    path = Path(url[6:])
+    folder = path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o022 and not mode & stat.S_ISVTX:
         raise PermissionError(
             f"{folder} has mode {mode:04o}: others could replace the socket of {url}; use a directory of mode 0700"
         )
+    if path.exists() and not path.is_socket():
+        raise FileExistsError(errno.EEXIST, f"cannot listen on {url}: there is something that is no socket")
+    if path.is_socket() and _answers(path):
+        raise OSError(errno.EADDRINUSE, f"cannot listen on {url}: somebody listens there already")
+
+
+def _answers(path: Path) -> bool:
+    """Whether a process listens on the unix socket `path`; a socket left by one that died refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fspath(path)) in (0, errno.EAGAIN)
 
 
 def remove_ipc(url: str) -> None:

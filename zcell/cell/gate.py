@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger("zcell.cell.gate")
 
 _BATCH = 64
 _SWEEP_DELAY = 0.02
+_PAUSE = threading.Event()  # never set
 _ALIVE_WAIT = 1.0
 """Seconds a link has to show life before another incarnation of its cell takes its place."""
 
@@ -53,19 +55,35 @@ class Gate:
         self._drain = Drain(_BATCH)
         switch.on_lost.append(self._forget)
 
-    def bind(self, urls: list[str]) -> list[str]:
-        """Bind all; the addresses with ports resolved. Raises `OSError` naming the address that cannot be bound."""
+    def bind(self, urls: list[str], patience: float) -> list[str]:
+        """Bind all; the addresses with ports resolved. Raises `OSError` naming the address that cannot be bound.
+
+        An address in use is tried again for `patience` seconds: in a shared context, a cell that was stopped just now gives
+        its port back only some time later.
+        """
         self._socket = open_socket(self._context, zmq.ROUTER, self._switch.limits, " ".join(urls))
+        end = time.monotonic() + patience
         for url in urls:
-            prepare_ipc(url)
             try:
-                self._socket.bind(url)
-            except zmq.ZMQError as e:
+                prepare_ipc(url)
+                while not self._bind_one(url, time.monotonic() >= end):
+                    _PAUSE.wait(0.005)
+            except BaseException:
                 self.close("cannot bind")
-                raise OSError(e.errno, f"cannot listen on {url}: {e.strerror or e}") from None
+                raise
             self._bound.append(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._watcher = monitor_of(self._socket)
         return list(self._bound)
+
+    def _bind_one(self, url: str, last_try: bool) -> bool:
+        assert self._socket is not None
+        try:
+            self._socket.bind(url)
+        except zmq.ZMQError as e:
+            if e.errno == zmq.EADDRINUSE and not last_try:
+                return False
+            raise OSError(e.errno, f"cannot listen on {url}: {e.strerror or e}") from None
+        return True
 
     def open(self) -> None:
         """Begin to read."""
