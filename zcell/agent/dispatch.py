@@ -42,6 +42,7 @@ class Dispatcher:
         self._pending: dict[str, Assignment] = {}
         self._ended = False
         self._stopping = Abort()
+        self._stop_cause = Cause.CLOSED
         self._thread = threading.Thread(target=self._run, name="zcell-exchange", daemon=True)
 
     def start(self) -> None:
@@ -66,8 +67,10 @@ class Dispatcher:
             handler.notify_abort(reason)
 
     def _end_all(self, cause: Cause, reason: str) -> None:
-        self._stopping.trigger(reason)
         with self._changed:
+            if not self._stopping.triggered:
+                self._stop_cause = cause
+            self._stopping.trigger(reason)
             ended = [*self._queue, *self._pending.values()]
             self._queue.clear()
             self._pending.clear()
@@ -122,7 +125,7 @@ class Dispatcher:
                 self._queue.append(assignment)
                 self._changed.notify_all()
                 return
-        assignment.finish(Cause.CLOSED, self._stopping.reason)
+        assignment.finish(self._stop_cause, self._stopping.reason)
 
     def forget(self, assignment: Assignment) -> None:
         """Its caller has gone."""
@@ -164,7 +167,7 @@ class Dispatcher:
             if handler.send_to_peer(message, None if left is None else max(left, 0.001), assignment.abort):
                 return
         except BrokenPipeError as e:
-            assignment.finish(Cause.CLOSED, f"the pipe was closed: {e}")
+            assignment.finish(self._stop_cause, f"the pipe was closed: {e}")
             return
         except ValueError as e:  # data that cannot travel: the caller's own mistake
             with self._changed:
@@ -175,7 +178,9 @@ class Dispatcher:
             return  # the status decides, or has decided
         with self._changed:
             self._pending.pop(message.msg_id, None)
-        assignment.finish(Cause.SEND_FAILED, self._pipe.last_error)
+        left = assignment.remaining()
+        expired = left is not None and left <= 0
+        assignment.finish(Cause.TIMEOUT if expired else Cause.SEND_FAILED, self._pipe.last_error)
 
     def _wait(self, handler: PipeHandler, assignment: Assignment) -> bool:
         """Wait for a job to be there; False when that decided the task."""
@@ -184,7 +189,7 @@ class Dispatcher:
         if handler.wait_for_peer(patience, assignment.abort):
             return True
         if self._stopping.triggered:
-            assignment.finish(Cause.CLOSED, self._stopping.reason)
+            assignment.finish(self._stop_cause, self._stopping.reason)
         elif handler.is_over:
             with self._changed:
                 self._queue.appendleft(assignment)  # a job came and went in the meantime
@@ -224,7 +229,7 @@ class Dispatcher:
             self._ended = True
             self._changed.notify_all()
         for assignment in again:
-            assignment.finish(Cause.CLOSED, self._stopping.reason)
+            assignment.finish(self._stop_cause, self._stopping.reason)
 
 
 def _returned(status: Message) -> set[str]:

@@ -7,5 +7,18 @@ from zcell.pipe.message import Message, MsgType, Topic
 from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.rebuild import rebuild
 from zcell.pipe.session import PeerState
+from zcell.pipe.shared_file import SharedFile
 
-__all__ = ["CellPipe", "FilePipe", "Message", "Mode", "MsgType", "PeerState", "Pipe", "PipeHandler", "Topic", "rebuild"]
+__all__ = [
+    "CellPipe",
+    "FilePipe",
+    "Message",
+    "Mode",
+    "MsgType",
+    "PeerState",
+    "Pipe",
+    "PipeHandler",
+    "SharedFile",
+    "Topic",
+    "rebuild",
+]

@@ -13,6 +13,7 @@ from zcell.codec import Buffer, RefTarget
 from zcell.errors import CodecError, DownloadError
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.offering import Offering
+from zcell.pipe.shared_file import files_fetched_by, files_offered_by
 
 _log = logging.getLogger("zcell.pipe.cell")
 DEFAULT_TTL = 60.0
@@ -64,12 +65,13 @@ def encode(cell: Cell, message: Message, peer: str, session: str, pass_through: 
 
 
 def _encode_data(cell: Cell, data: Any, reference_over: int, offering: Offering) -> tuple[bytes, list[Buffer]]:
-    return cell.codec.encode(
-        data,
-        out_of_band_bytes=cell.limits.out_of_band_bytes,
-        reference_over=reference_over,
-        make_reference=offering.add,
-    )
+    with files_offered_by(offering):
+        return cell.codec.encode(
+            data,
+            out_of_band_bytes=cell.limits.out_of_band_bytes,
+            reference_over=reference_over,
+            make_reference=offering.add,
+        )
 
 
 @dataclass(slots=True)
@@ -114,10 +116,11 @@ def decode(cell: Cell, received: ReceivedMessage, abort: Abort) -> Message:
         if isinstance(body, list):
             body = fetch(_target(body))
         buffers = [memoryview(b) for b in received.buffers]
-        if message.headers.get(_PASS_THROUGH):
-            message.data = cell.codec.decode(body, buffers, lazy=lambda value: LazyRef(cell, value))
-        else:
-            message.data = cell.codec.decode(body, buffers, fetch=fetch)
+        with files_fetched_by(cell):
+            if message.headers.get(_PASS_THROUGH):
+                message.data = cell.codec.decode(body, buffers, lazy=lambda value: LazyRef(cell, value))
+            else:
+                message.data = cell.codec.decode(body, buffers, fetch=fetch)
     except (CodecError, DownloadError, TypeError) as e:
         message.error = f"the data of {message.topic!r} could not be had: {e}"
         _log.warning("message %s: %s", message.msg_id, message.error)

@@ -82,13 +82,18 @@ class FilePipe(Pipe):
             self._root.parent.mkdir(parents=True, exist_ok=True)
             for directory in (self._root, self._channel, self._inbox, self._outbox):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            _remove_ours(self._outbox, _names(self._outbox))  # whatever is there was written by a dead run of this end
+            self._clear_stale()
             self._marker = Marker(self._outbox, self._incarnation)
             self._broken = ""
             self._watch = DirectoryWatch([self._inbox, self._outbox], guard=_GUARD, portable=self._portable)
             self._thread = threading.Thread(target=self._run, name=f"zcell-filepipe-{name}", daemon=True)
         self._look()
         self._thread.start()
+
+    def _clear_stale(self) -> None:
+        """Remove what a dead run of this end wrote, unless a reader that may be alive has taken it."""
+        readers = [f".taken-{p}" for n in _names(self._inbox) if (p := incarnation_of(n)) is not None]
+        _remove_ours(self._outbox, (n for n in _names(self._outbox) if not any(n.endswith(r) for r in readers)))
 
     def _box(self, reader: Mode) -> Path:
         return self._channel / f"to_{reader.value.lower()}"
@@ -113,7 +118,8 @@ class FilePipe(Pipe):
     def _clean_up(self) -> None:
         """Remove what is ours; the last end to leave, or the survivor of a dead one, removes everything."""
         try:
-            _remove_ours(self._outbox, (n for n in _names(self._outbox) if f"-{self._incarnation}" in n))
+            mine = (n for n in _names(self._outbox) if f"-{self._incarnation}" in n and ".taken-" not in n)
+            _remove_ours(self._outbox, mine)
             left = _names(self._inbox)
             taken = f".taken-{self._incarnation}"
             _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))

@@ -59,6 +59,7 @@ class PipeHandler:
         )
         self._changed = threading.Condition()
         self._handing_out = threading.Lock()
+        self._beating = threading.Lock()
         self._over = Abort()
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -176,7 +177,7 @@ class PipeHandler:
 
     def _notify(self, topic: str, data: Any) -> bool:
         message = Message.new_request(topic, data)
-        with self._changed:
+        with self._beating, self._changed:
             self._session.leave()
         try:
             return self._pipe.send(message, STATUS_TIMEOUT)
@@ -295,7 +296,9 @@ class PipeHandler:
 
     def _send_heartbeat(self, number: int) -> None:
         try:
-            self._pipe.send(Message.new_request(Topic.HEARTBEAT, number))
+            with self._beating:
+                if not self._session.has_left:
+                    self._pipe.send(Message.new_request(Topic.HEARTBEAT, number))
         except BrokenPipeError as e:
             _log.debug("no heartbeat: %s", e)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from zcell.cell.cell import Cell
 from zcell.codec import RefTarget
+from zcell.errors import CodecError
 from zcell.pipe.message import OfferWatch
 
 
@@ -23,13 +25,26 @@ class Offering:
 
     def add(self, view: memoryview) -> RefTarget:
         """Offer one buffer, uncopied."""
+        return self._added(self._open().add_bytes(view), view.nbytes)
+
+    def add_file(self, path: Path) -> RefTarget:
+        """Offer one file, read from disk as it is fetched. Raises `CodecError` when it cannot be opened."""
+        try:
+            ref = self._open().add_file(path)
+        except (OSError, ValueError) as e:
+            raise CodecError(f"the file {path} cannot be offered: {e}") from None
+        return self._added(ref, ref.size)
+
+    def _open(self) -> Any:
         if self._transaction is None:
             self._transaction = self._cell.downloads.transaction(
                 receivers=self._receivers, idle_timeout=self._ttl, on_done=self._done, progress=self._progress
             )
-        ref = self._transaction.add_bytes(view)
+        return self._transaction
+
+    def _added(self, ref: Any, size: int) -> RefTarget:
         self._refs.append(ref.id)
-        return RefTarget((self._cell.fqcn, ref.id, view.nbytes))
+        return RefTarget((self._cell.fqcn, ref.id, size))
 
     def announce(self) -> None:
         """Tell the watch what is on offer; called before anybody else can know of it."""

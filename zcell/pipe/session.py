@@ -167,6 +167,10 @@ class PipeSession:
         """This side says that it is over: it gives no further sign of life, or its peer would take it for a new beginning."""
         self._left = True
 
+    @property
+    def has_left(self) -> bool:
+        return self._left
+
     def queue(self, message: Message) -> None:
         """Put `message` into the inbox as it is (a status that nobody takes by callback)."""
         self._inbox.append(message)

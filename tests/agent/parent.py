@@ -1,0 +1,51 @@
+"""A parent in a process of its own: `python -m tests.agent.parent PATH JSON`, the passive end as `Pipe.export` describes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+from zcell.agent import TaskExchange
+from zcell.pipe import rebuild
+
+QUICK: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.5}
+
+
+def main() -> None:
+    with TaskExchange(rebuild(sys.argv[1], json.loads(sys.argv[2])), **QUICK) as exchange:
+        print(json.dumps(exchange.job_environment(**QUICK)), flush=True)
+        assert exchange.run("t", 1, timeout=30).ok
+        print("done", flush=True)
+        exchange.run("t", "hold")
+
+
+class Parent:
+    """The process, from the test's side; killed when the test leaves it."""
+
+    def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "tests.agent.parent", path, json.dumps(kwargs)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def job_environment(self) -> dict[str, str]:
+        """What it gives its job."""
+        assert self.process.stdout is not None
+        found: dict[str, str] = json.loads(self.process.stdout.readline())
+        return found
+
+    def expect(self, text: str) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Results that travel by reference: who holds what, when a result counts as delivered, and why not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.agent.conftest import Place, serve
+from tests.eventually import eventually
+from tests.pipe.pairs import CellPairs
+from zcell import Cell, LazyRef
+from zcell.agent import Agent, Cause, TaskExchange
+from zcell.errors import DownloadError
+from zcell.message import Request
+from zcell.pipe import SharedFile
+
+LARGE = 3_000_000
+"""Numbers in an array of 24 MB: well above what travels inline."""
+
+
+@pytest.fixture
+def cells(short_path: Path) -> Iterator[Place]:
+    """Over cells only: a directory knows no references."""
+    with CellPairs(f"ipc://{short_path}/s") as pairs, ExitStack() as stack:
+        yield Place(pairs, stack)
+
+
+def _server(cells: Place) -> Cell:
+    assert isinstance(cells.pairs, CellPairs)
+    return cells.pairs.server
+
+
+def test_large_arrays_travel_both_ways_over_every_pipe(place: Place) -> None:
+    exchange, agent = place.both()
+    place.meanwhile(serve, agent)
+    weights = np.arange(LARGE, dtype=np.float64)
+    got = exchange.run("train", {"weights": weights, "round": 1}, timeout=60)
+    assert got.ok, got.error
+    np.testing.assert_array_equal(got.data["weights"], weights)
+
+
+def test_many_middling_arrays_travel_though_together_they_exceed_a_message(cells: Place) -> None:
+    exchange, agent = cells.both()
+    cells.meanwhile(serve, agent)
+    layers = [np.full(500_000, n, dtype=np.float64) for n in range(20)]
+    got = exchange.run("train", layers, timeout=60)
+    assert got.ok, got.error
+    assert [int(layer[0]) for layer in got.data] == list(range(20))
+
+
+def test_a_large_body_travels(cells: Place) -> None:
+    exchange, agent = cells.both()
+    cells.meanwhile(serve, agent)
+    words = ["word"] * 4_000_000
+    got = exchange.run("train", words, timeout=60)
+    assert got.ok, got.error
+    assert got.data == words
+
+
+def test_a_file_travels_from_disk_to_disk(place: Place, tmp_path: Path) -> None:
+    exchange, agent = place.both()
+    model = tmp_path / "model.bin"
+    model.write_bytes(bytes(range(256)) * 50_000)
+    small = tmp_path / "small.txt"
+    small.write_text("small")
+    running = place.meanwhile(exchange.run, "train", timeout=60)
+    assert agent.get_task(10)
+    submitted = place.meanwhile(agent.submit_result, {"model": SharedFile(model), "notes": SharedFile(small)})
+    got = running.result(20)
+    assert got.ok, got.error
+    assert (got.data["model"].name, got.data["model"].size) == ("model.bin", 12_800_000)
+    (tmp_path / "out").mkdir()
+    assert got.data["model"].save(tmp_path / "out").read_bytes() == model.read_bytes()
+    assert got.data["notes"].save(tmp_path / "other.txt").read_text() == "small"
+    assert submitted.result(20)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.bin"]
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        SharedFile(tmp_path / "nothing")
+
+
+def test_the_agent_returns_only_when_the_parent_has_what_it_needs(cells: Place) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True)
+    assert agent.get_task(10)
+    submitted = cells.meanwhile(agent.submit_result, np.arange(LARGE))
+    got = running.result(20)
+    assert got.ok, got.error
+    assert isinstance(got.data, LazyRef)
+    assert got.data.size == LARGE * 8
+    assert not submitted.done()
+    np.testing.assert_array_equal(got.data.fetch(), np.arange(LARGE))
+    assert submitted.result(10)
+
+
+def test_the_parent_forwards_what_it_never_holds(cells: Place) -> None:
+    server = _server(cells)
+    third = Cell("aggregator", parent=server.endpoints[0])
+    received: list[Any] = []
+    with third:
+        third.wait_ready(10)
+        third.register("model", "put", lambda request: received.append(request.payload["weights"].sum()))
+        exchange, agent = cells.both()
+        running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True, receivers=["aggregator"])
+        task = agent.get_task(10)
+        assert task is not None
+        assert task.receivers == ("aggregator",)
+        submitted = cells.meanwhile(agent.submit_result, {"weights": np.ones(LARGE), "round": 3})
+        got = running.result(20)
+        assert got.data["round"] == 3
+        assert isinstance(got.data["weights"], LazyRef)
+        before = server.statistics().data_frames_received
+        reply = server.request("aggregator", "model", "put", got.data, timeout=30)
+        assert reply.ok, reply.error
+        assert submitted.result(10)
+        assert received == [LARGE]
+        assert server.statistics().data_frames_received == before
+
+
+def test_a_file_can_be_forwarded_too(cells: Place, tmp_path: Path) -> None:
+    server = _server(cells)
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"m" * 100_000)
+    done = threading.Event()
+
+    def put(request: Request) -> None:
+        request.payload.save_with(third, tmp_path / "forwarded")
+        done.set()
+
+    with Cell("aggregator", parent=server.endpoints[0]) as third:
+        third.wait_ready(10)
+        third.register("model", "put", put)
+        exchange, agent = cells.both()
+        running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True, receivers=["aggregator"])
+        assert agent.get_task(10)
+        submitted = cells.meanwhile(agent.submit_result, SharedFile(model))
+        got = running.result(20)
+        assert server.request("aggregator", "model", "put", got.data, timeout=30).ok
+        assert done.wait(10)
+        assert submitted.result(10)
+    assert (tmp_path / "forwarded").read_bytes() == b"m" * 100_000
+
+
+def test_only_the_named_receivers_can_fetch(cells: Place) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True, receivers=["aggregator"])
+    assert agent.get_task(10)
+    submitted = cells.meanwhile(agent.submit_result, np.ones(LARGE))
+    got = running.result(20)
+    with pytest.raises(DownloadError, match="unknown_ref"):
+        got.data.fetch()
+    agent.stop()
+    assert submitted.result(10) is False
+
+
+def test_receivers_that_never_come_fail_the_result(cells: Place) -> None:
+    exchange = cells.exchange()
+    agent = cells.agent(streaming_idle_timeout=0.4).start()
+    running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True)
+    assert agent.get_task(10)
+    assert agent.submit_result(np.ones(LARGE)) is False
+    got = running.result(10)
+    with pytest.raises(DownloadError, match="gone"):
+        got.data.fetch()
+
+
+def test_without_an_idle_timeout_a_fixed_wait_ends_as_delivered(cells: Place, caplog: pytest.LogCaptureFixture) -> None:
+    exchange = cells.exchange()
+    agent = cells.agent(streaming_idle_timeout=None, download_complete_timeout=0.4).start()
+    cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True)
+    assert agent.get_task(10)
+    assert agent.submit_result(np.ones(LARGE)) is True
+    assert "not confirmed within 0.4 s" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["stop", "end", "abort"])
+def test_an_end_abandons_a_result_that_is_not_delivered(cells: Place, how: str) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "train", timeout=60, pass_through=True)
+    assert agent.get_task(10)
+    submitted = cells.meanwhile(agent.submit_result, np.ones(LARGE))
+    assert running.result(20).ok
+    if how == "stop":
+        agent.stop()
+    elif how == "end":
+        exchange.stop()
+    else:
+        exchange.abort()
+    assert submitted.result(10) is False
+
+
+def test_a_result_lost_on_the_way_names_the_reason(cells: Place) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "train", timeout=60)
+    assert agent.get_task(10)
+    handler = agent._handler
+    assert handler is not None
+    from zcell.agent.task import result_payload
+    from zcell.message import ReturnCode
+    from zcell.pipe import Message
+
+    class Withdrawing:
+        def offered(self, tx_id: str, ref_ids: list[str], receivers: Any, withdraw: Any) -> None:
+            withdraw()
+
+        def progress(self, tx_id: str | None, ref_id: str, receiver: str, bytes_done: int, state: str) -> None: ...
+        def done(self, tx_id: str, status: str) -> None: ...
+
+    assert agent._current is not None
+    payload = result_payload(ReturnCode.OK, np.ones(LARGE))
+    message = Message.new_reply("train", payload, req_msg_id=agent._current[1])
+    message.offer_watch = Withdrawing()
+    assert handler.send_to_peer(message, 10)
+    got = running.result(20)
+    assert got.cause is Cause.RESULT_LOST
+    assert "gone" in got.error
+
+
+def test_a_message_sent_again_offers_its_objects_once(cells: Place) -> None:
+    from zcell.pipe import Message, Mode, Topic
+
+    passive = cells.pairs.end(Mode.PASSIVE, cells.token)
+    active = cells.pairs.end(Mode.ACTIVE, cells.token)
+    message = Message.new_request("t", np.ones(LARGE))
+    assert active.send(message, 10)
+    encoded = message.encoded
+    assert active.send(message, 10)
+    assert message.encoded is encoded
+    active.release_send_cache(message)
+    assert message.encoded is None
+    got = passive.receive(10)
+    while got is not None and got.topic == Topic.HEARTBEAT:
+        got = passive.receive(10)
+    assert got is not None
+    assert got.data.sum() == LARGE
+
+
+def test_an_abort_interrupts_a_fetch(cells: Place) -> None:
+    """The agent is told to give up while it still pulls the data of its task."""
+    exchange = cells.exchange()
+    agent = cells.agent().start()
+    stuck = cells.meanwhile(exchange.run, "train", {"x": np.ones(LARGE * 10)}, timeout=60)
+    eventually(lambda: exchange.peer_state.value == "LIVE")
+    exchange.abort("no more")
+    assert stuck.result(10).cause is Cause.ABORTED
+    from zcell.agent import AgentAborted
+
+    with pytest.raises(AgentAborted):
+        agent.get_task(10)
+
+
+def test_subclasses_are_made_from_the_environment(cells: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Agent):
+        pass
+
+    exchange = cells.exchange(metrics=True)
+    env = exchange.job_environment(heartbeat_timeout=30)
+    with Own.from_env(env) as agent:
+        assert isinstance(agent, Own)
+        served = cells.meanwhile(serve, agent)
+        got: list[Any] = []
+        exchange.on_metric(got.append)
+        assert exchange.run("t", 5, timeout=10).data == 5
+        assert agent.log("m")
+        eventually(lambda: got == ["m"])
+        exchange.stop()
+        assert served.result(10) == 1
+    assert isinstance(exchange, TaskExchange)
