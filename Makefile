@@ -65,7 +65,7 @@ run: $(STAMPS)/native $(STAMPS)/example-train
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/zcell run --results build/train examples/train -- python train.py
 
 test: $(STAMPS)/native $(STAMPS)/extras
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/ruff check .
