@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from echoes import CELL, RAW, SECRET, server
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.echoes import CELL, RAW, SECRET, server
 from zcell import Cell
 
 EVENT = b"e" * 64

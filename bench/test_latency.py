@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
-from echoes import CELL, RAW, SECRET, server
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.echoes import CELL, RAW, SECRET, server
 from zcell import Cell
 
 QUESTION = b"q" * 64
