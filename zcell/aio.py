@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -38,6 +39,12 @@ class Cell:
     @property
     def is_ready(self) -> bool:
         return self.sync.is_ready
+
+    @property
+    def downloads(self) -> Any:
+        """The cell's downloads, awaited: `zcell.download.awaiting.AwaitableDownloads`."""
+        # by name, as in zcell.Cell: the room above is loaded only where it is used
+        return importlib.import_module("zcell.download.awaiting").AwaitableDownloads(self.sync.downloads)
 
     def is_connected(self, fqcn: str) -> bool:
         return self.sync.is_connected(fqcn)

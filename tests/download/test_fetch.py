@@ -14,7 +14,8 @@ import pytest
 
 from tests.download.conftest import CHUNK, SMALL_CHUNKS, Pair, names_in
 from tests.eventually import eventually
-from tests.trees import TreeFactory
+from tests.trees import SECRET, TreeFactory
+from zcell.aio import Cell as AsyncCell
 from zcell.digest import Digest, file_digest
 from zcell.download import DownloadStatus, ProgressEvent, ProgressState, TransactionStatus
 from zcell.errors import DownloadError
@@ -125,6 +126,31 @@ def test_the_future_forms_are_awaited_from_asyncio(tcp_pair: Pair, tmp_path: Pat
         assert one == b"awaited" * 1000 == two.read_bytes()
 
     asyncio.run(main())
+
+
+def test_the_asyncio_cell_awaits_downloads_and_cancelling_aborts_them(tcp_pair: Pair, tmp_path: Path) -> None:
+    hold = threading.Event()
+    tx = tcp_pair.owner.downloads.transaction()
+    ref, stuck = tx.add_bytes(b"awaited"), tx.add_stream(_held(content(3 * CHUNK), hold))
+
+    async def main() -> None:
+        async with AsyncCell("site-2", parent=tcp_pair.owner.endpoints[0], secret=SECRET) as cell:
+            await cell.wait_ready()
+            assert await cell.downloads.fetch_bytes("server", ref) == b"awaited"
+            assert (await cell.downloads.fetch_file("server", ref, tmp_path / "f")).read_bytes() == b"awaited"
+            assert await cell.downloads.fetch_many("server", {ref.id: None}) == {ref.id: b"awaited"}
+            offered = cell.downloads.transaction(receivers=1)
+            own = offered.add_bytes(b"own")
+            assert await cell.downloads.fetch_bytes("site-2", own) == b"own"
+            assert await cell.downloads.wait(offered, 5) is TransactionStatus.FINISHED
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(cell.downloads.fetch_bytes("server", stuck), 0.2)
+            eventually(lambda: not cell.sync.downloads._fetches)
+
+    try:
+        asyncio.run(main())
+    finally:
+        hold.set()
 
 
 def test_cancelling_a_future_aborts_the_download(tcp_pair: Pair, tmp_path: Path) -> None:
