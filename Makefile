@@ -79,14 +79,16 @@ format: $(STAMPS)/extras
 bench: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-disable-gc -p no:cacheprovider -p no:xdist $(ARGS)
 
+SANITIZED := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
 # a copy of the tree, so that the instrumented modules never replace the ones in use
 sanitize: $(STAMPS)/native $(STAMPS)/extras
 	@rm -rf build/sanitize && mkdir -p build/sanitize
 	@cp -r setup.py pyproject.toml README.md LICENSE zcell tests build/sanitize/ && rm -f build/sanitize/zcell/_native/*.so
 	cd build/sanitize && ZCELL_SANITIZE=1 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
-	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc ZCELL_EXPECT_SANITIZED=1 \
-		$(abspath $(BIN))/python -m pytest -p no:cacheprovider -n $(WORKERS) tests/native $(ARGS)
+	@for module in build/sanitize/zcell/_native/*.so; do grep -q __asan_init $$module || { echo "$$module is not instrumented" >&2; exit 1; }; done
+	cd build/sanitize && $(SANITIZED) $(abspath $(BIN))/python -c 'import os, zcell; assert zcell.__file__.startswith(os.getcwd()), zcell.__file__'
+	cd build/sanitize && $(SANITIZED) $(abspath $(BIN))/python -m pytest -p no:cacheprovider -n $(WORKERS) tests/native $(ARGS)
 
 engines: $(STAMPS)/native $(STAMPS)/extras
 	@if [ -d tests/engines ]; then $(BIN)/python -m pytest -m engine tests/engines $(ARGS); \
