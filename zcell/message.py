@@ -65,8 +65,6 @@ class Reply:
         raise RequestError(f"{self.rc.value} from {self.origin or 'this cell'}: {self.error or 'no further detail'}", self)
 
 
-def make_reply(
-    rc: ReturnCode | str, payload: Any = None, error: str = "", headers: Mapping[str, Any] | None = None
-) -> Reply:
+def make_reply(rc: ReturnCode | str, payload: Any = None, error: str = "", headers: Mapping[str, Any] | None = None) -> Reply:
     """A reply with return code `rc` (a `ReturnCode` or its name). Raises `ValueError` for an unknown code."""
     return Reply(ReturnCode(rc), payload, error, dict(headers or {}))

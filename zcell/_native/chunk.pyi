@@ -40,6 +40,7 @@ def encode(
 def read_chunk(
     fd: int, index: int, offset: int, length: int, *, want_digest: bool = True, checksum: bool = True, flags: int = 0
 ) -> tuple[bytes, bytes]: ...
+
 @final
 class FrameBuffer:
     def __len__(self) -> int: ...
