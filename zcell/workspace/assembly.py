@@ -16,7 +16,7 @@ from zcell.workspace.copying import copy_extents, link_or_none
 from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.moves import moves_of
-from zcell.workspace.plan import Holding
+from zcell.workspace.plan import Holding, is_small
 from zcell.workspace.scan import Identity
 from zcell.workspace.stage import Stage
 from zcell.workspace.swap import Move
@@ -50,6 +50,14 @@ class Assembly:
                 fd = self._create(entry)
                 os.ftruncate(fd, entry.size)
                 self._settle(index, fd)
+            elif self.stage.continued and not is_small(entry):
+                self._take_part(entry)
+
+    def _take_part(self, entry: Entry) -> None:
+        """A large file that was complete when an earlier run ended: in its place it counts as held, and is digested as such."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.stage.part_path(entry.path).stat().st_size == entry.data_bytes:
+                self._place_part(entry)
 
     def settle_staged(self, index: int) -> None:
         """Entry `index` is in the stage already, with the right content."""
@@ -89,20 +97,22 @@ class Assembly:
 
     def settle_part(self, index: int) -> None:
         """Entry `index` was received as a file of its own: move it to its place; one with holes gets them back."""
-        entry = self.manifest.entries[index]
+        self._place_part(self.manifest.entries[index])
+        self.settle_staged(index)
+
+    def _place_part(self, entry: Entry) -> None:
         part = self.stage.part_path(entry.path)
         if entry.extents is None:
             directory, name = self._tree.above(entry.path)
             os.rename(part, name, dst_dir_fd=directory)
-            self._settle(index, os.open(name, OPEN_FILE, dir_fd=directory))
             return
         packed = os.open(part, OPEN_FILE)
         try:
-            if os.fstat(packed).st_size != entry.data_bytes:
-                raise BundleError(f"{entry.path!r} arrived with other data than its manifest announces")
             fd = self._create(entry)
-            copy_extents(packed, fd, entry.size, entry.extents)
-            self._settle(index, fd)
+            try:
+                copy_extents(packed, fd, entry.size, entry.extents)
+            finally:
+                os.close(fd)
         finally:
             os.close(packed)
         part.unlink()

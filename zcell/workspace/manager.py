@@ -189,12 +189,9 @@ class WorkspaceManager:
         return patient_answer(self._cell, request, preparation.work, preparation.meter)
 
     def _on_publish(self, request: Request) -> Reply | Future[Reply]:
-        again = self._published_before(request.payload)
-        if again is not None:
-            return again
         job = self._admit(request, "up")
         if isinstance(job, Reply):
-            return job
+            return self._published_before(request.payload) or job
         ref_id = request.payload.get("ref_id")
         if not isinstance(ref_id, str) or not 0 < len(ref_id) <= _MAX_ID:
             return make_reply(
@@ -283,6 +280,10 @@ class WorkspaceManager:
             received = self._receive(job, publication, sender)
         except Exception as error:  # noqa: BLE001  every outcome is an answer
             meter.end("ABORTED" if publication.abort.triggered else "FAILED")
+            with self._lock:
+                published = self._published.get(job.job_id)
+            if published is not None and published[1] is job:  # by an earlier try, which this one came too late to replace
+                return published[2]
             if job.removed:
                 discard_stage(job.places.results.parent, stage_label(job))
                 return _unknown(job.job_id)
@@ -350,12 +351,10 @@ def _failure(job: Job, error: Exception) -> Reply:
     if isinstance(error, BundleError) or (isinstance(error, DownloadError) and error.reason == "corrupt"):
         log.warning("%s", text)
         return make_reply(ReturnCode.INVALID_REQUEST, error=text)
-    if isinstance(error, DownloadError | OSError):
+    if isinstance(error, DownloadError | WorkspaceError | OSError):
         log.warning("%s", text)
-        return make_reply(ReturnCode.COMM_ERROR, error=text)
-    if isinstance(error, WorkspaceError):
-        log.warning("%s", text)
-        return make_reply(ReturnCode(error.rc) if error.rc else ReturnCode.COMM_ERROR, error=text)
+        aborted = isinstance(error, WorkspaceError) and error.rc == ReturnCode.ABORTED
+        return make_reply(ReturnCode.ABORTED if aborted else ReturnCode.COMM_ERROR, error=text)
     log.error("%s", text, exc_info=error)
     return make_reply(ReturnCode.PROCESS_EXCEPTION, error=f"{type(error).__name__}: {error}")
 

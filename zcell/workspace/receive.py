@@ -95,6 +95,10 @@ def receive_tree(
         except BundleError:
             stage.discard()
             raise
+        except BaseException:
+            if not stage.holds_work:
+                stage.discard()
+            raise
     return Received(
         digest=manifest.digest,
         files=manifest.files,

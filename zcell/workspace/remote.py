@@ -28,6 +28,7 @@ from zcell.workspace.zipstream import unzip_into
 
 if TYPE_CHECKING:
     from zcell.cell.cell import Cell
+    from zcell.download.service import DownloadService
 
 PARALLEL = 4
 """Large files fetched at once: enough to hide the round trips between one file and the next."""
@@ -125,12 +126,14 @@ class RemoteSender:
     def fetch_large(self, indices: list[int], stage: Stage, arrived: Callable[[int], None]) -> None:
         waiting = list(reversed(indices))
         running: dict[Future[None], tuple[int, PartSink]] = {}
+        group = Abort()  # ends those that are running when one fails
+        key = self._abort.add_callback(lambda: group.trigger(self._abort.reason))
         try:
             while waiting or running:
                 while waiting and len(running) < PARALLEL:
                     index = waiting.pop()
                     sink = PartSink(stage.part_path(self._manifest.entries[index].path), self._manifest.entries[index])
-                    running[self._fetch(index, sink)] = (index, sink)
+                    running[self._fetch(index, sink, group)] = (index, sink)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     index, sink = running.pop(future)
@@ -142,22 +145,22 @@ class RemoteSender:
                         raise
                     arrived(index)
         finally:
-            for future in running:
-                future.cancel()
+            self._abort.remove_callback(key)
+            group.trigger("another file of the tree failed")
             wait(running)
 
-    def _fetch(self, index: int, sink: PartSink) -> Future[None]:
+    def _fetch(self, index: int, sink: PartSink, abort: Abort) -> Future[None]:
         path = self._manifest.entries[index].path
-        future: Future[None] = self._cell.downloads.fetch_into_future(
+        downloads: DownloadService = self._cell.downloads
+        return downloads.fetch_into_future(
             self._owner,
             self._large_ids[index],
             sink,
             progress=lambda event: self._meter.partial(path, event.bytes_done),
             idle_timeout=self._idle_timeout,
             optional=True,
-            abort=self._abort,
+            abort=abort,
         )
-        return future
 
 
 class PartSink(FileSink):

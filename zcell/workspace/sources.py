@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zcell._native import chunk as frames
 from zcell._native.sha256 import chunk_root
+from zcell.download.sealing import Frame
 from zcell.download.sources import FileSource, SourceChangedError, SourceError
 from zcell.errors import BundleError
 from zcell.workspace.scan import ScannedTree
@@ -31,7 +32,7 @@ class ScannedSource(FileSource):
         except BundleError as error:
             raise SourceChangedError(str(error)) from error
 
-    def load(self, index: int, *, tree: bool) -> bytes | None:
+    def load(self, index: int, *, tree: bool) -> Frame | None:
         if self._packed is None:
             return super().load(index, tree=tree)
         offset, length = self._span(index)

@@ -69,6 +69,11 @@ class Stage:
         """Where the large file `path` of the manifest is received; the same for every run, so that it can be continued."""
         return self.path / "parts" / hashlib.sha256(path.encode()).hexdigest()[:40]
 
+    @property
+    def holds_work(self) -> bool:
+        """Whether anything is in it that a next try could use."""
+        return _holds_file(self.fd)
+
     def install(self, moves: Sequence[Move]) -> None:
         """Put what is ready in place of what is there, and remove that and the stage. See `swap.Swap`."""
         swap = Swap(self.parent_fd, self.fd, self.tree_fd, moves)
@@ -107,6 +112,25 @@ class Stage:
         """Once the new directories are in place, the note about them and the old ones are of no use."""
         os.unlink(COMMIT, dir_fd=self.fd)
         empty_directory(self.tree_fd)
+
+
+def _holds_file(directory: int) -> bool:
+    """Whether there is content below an open directory that is nowhere else."""
+    with os.scandir(directory) as listing:
+        entries = list(listing)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_nlink == 1 and status.st_size:
+                return True
+            continue
+        below = os.open(entry.name, OPEN_DIRECTORY, dir_fd=directory)
+        try:
+            if _holds_file(below):
+                return True
+        finally:
+            os.close(below)
+    return False
 
 
 def stage_name(label: str) -> str:
