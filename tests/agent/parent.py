@@ -19,7 +19,7 @@ def main() -> None:
         print(json.dumps(exchange.job_environment(**QUICK)), flush=True)
         assert exchange.run("t", 1, timeout=30).ok
         print("done", flush=True)
-        exchange.run("t", "hold")
+        sys.stdin.read()
 
 
 class Parent:
@@ -27,7 +27,7 @@ class Parent:
 
     def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
         command = [sys.executable, "-m", "tests.agent.parent", path, json.dumps(kwargs)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def job_environment(self) -> dict[str, str]:
         """What it gives its job."""

@@ -41,6 +41,7 @@ class Dispatcher:
         self._queue: deque[Assignment] = deque()
         self._pending: dict[str, Assignment] = {}
         self._ended = False
+        self._sending = False
         self._stopping = Abort()
         self._stop_cause = Cause.CLOSED
         self._thread = threading.Thread(target=self._run, name="zcell-exchange", daemon=True)
@@ -119,12 +120,20 @@ class Dispatcher:
 
     # sending
 
-    def submit(self, assignment: Assignment) -> None:
+    def submit(self, assignment: Assignment, here: bool = False) -> None:
+        """Send it when its turn comes; `here`: by the caller's own thread, if that is now."""
         with self._changed:
+            here = here and not (self._sending or self._queue or self._ended)
             if not self._stopping.triggered:
-                self._queue.append(assignment)
-                self._changed.notify_all()
-                return
+                if here:
+                    self._sending = True
+                else:
+                    self._queue.append(assignment)
+                    self._changed.notify_all()
+                    return
+        if here:
+            self._send_now(assignment)
+            return
         assignment.finish(self._stop_cause, self._stopping.reason)
 
     def forget(self, assignment: Assignment) -> None:
@@ -138,15 +147,25 @@ class Dispatcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._ended or self._stopping.triggered)
+                self._changed.wait_for(lambda: not self._sending and (self._queue or self._ended or self._stopping.triggered))
                 if self._stopping.triggered:
                     return
                 assignment = self._queue.popleft() if self._queue else None
                 self._ended = False
+                self._sending = True
+            self._send_now(assignment)
+
+    def _send_now(self, assignment: Assignment | None) -> None:
+        """For whoever has set `_sending`: send `assignment`, or only renew the conversation."""
+        try:
             if assignment is None:
                 self._renew()
             elif not assignment.is_finished:
                 self._send(assignment)
+        finally:
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
 
     def _renew(self) -> None:
         """Be there for the next job before there is a task for it."""

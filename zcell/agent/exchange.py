@@ -170,7 +170,9 @@ class TaskExchange:
         headers = _headers(current_round, total_rounds, receivers, pass_through)
         assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
         try:
-            return assignment.future.result(timeout)
+            self._dispatcher.submit(assignment, here=True)
+            left = assignment.remaining()
+            return assignment.future.result(None if left is None else max(0.0, left))
         except TimeoutError:
             return assignment.finish(Cause.TIMEOUT, f"no result within {timeout:g} s")
         except BaseException:
@@ -196,6 +198,7 @@ class TaskExchange:
         headers = _headers(current_round, total_rounds, receivers, pass_through)
         assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
         try:
+            self._dispatcher.submit(assignment)
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(assignment.future)), timeout)
         except TimeoutError:
             return assignment.finish(Cause.TIMEOUT, f"no result within {timeout:g} s")
@@ -225,7 +228,6 @@ class TaskExchange:
         assignment = Assignment(task_name, task_id or uuid.uuid4().hex, data, headers, deadline, self._retries, self._convert)
         if abort is not None:
             assignment.obey(abort)
-        self._dispatcher.submit(assignment)
         return assignment
 
     # metrics

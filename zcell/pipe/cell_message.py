@@ -18,6 +18,7 @@ from zcell.pipe.shared_file import files_fetched_by, files_offered_by
 _log = logging.getLogger("zcell.pipe.cell")
 DEFAULT_TTL = 60.0
 """Seconds without activity after which an object sent by reference is no longer offered, unless the message says otherwise."""
+SMALL_BYTES = 16384
 _PASS_THROUGH, _RECEIVERS, _TTL = "pass_through", "receivers", "ttl"
 
 
@@ -27,6 +28,8 @@ class EncodedMessage:
 
     payload: dict[str, Any]
     offering: Offering
+    is_small: bool = False
+    """Whether it fits a handler that runs on the cell's own thread."""
     taken: bool = False
 
 
@@ -61,7 +64,8 @@ def encode(cell: Cell, message: Message, peer: str, session: str, pass_through: 
         "b": whole,
         "v": parts,
     }
-    return EncodedMessage(payload, offering)
+    small = not parts and len(body) <= SMALL_BYTES and len(str(headers)) <= SMALL_BYTES
+    return EncodedMessage(payload, offering, small)
 
 
 def _encode_data(cell: Cell, data: Any, reference_over: int, offering: Offering) -> tuple[bytes, list[Buffer]]:

@@ -31,6 +31,7 @@ from zcell.pipe.seen import SeenIds
 _log = logging.getLogger("zcell.pipe.cell")
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _PREFIX = "zcell.pipe."
+_SMALL = ".small"  # messages of this channel are queued by the cell's own thread, without a detour over its pool
 _STATUS_TIMEOUT = 5.0
 _ATTEMPT_TIMEOUT = 15.0  # an answer that takes longer may be lost; asking again is cheap, for the message is delivered once
 _CONNECT_TIMEOUT = 30.0
@@ -122,6 +123,7 @@ class CellPipe(Pipe):
                 raise ValueError(f"the pipe of {self.fqcn} is open already")
             channel = _PREFIX + name
             self.cell.register(channel, "*", self._on_message, allow=[self.peer_fqcn])
+            self.cell.register(channel + _SMALL, "*", self._on_message, allow=[self.peer_fqcn], inline=True)
             self.cell.register(channel, Topic.HEARTBEAT, self._on_heartbeat, allow=[self.peer_fqcn], inline=True)
             self._channel = channel
         self.cell.wait_ready(self._connect_timeout)
@@ -135,6 +137,7 @@ class CellPipe(Pipe):
             self._changed.notify_all()
         if self._channel:
             self.cell.unregister(self._channel, "*")
+            self.cell.unregister(self._channel + _SMALL, "*")
             self.cell.unregister(self._channel, Topic.HEARTBEAT)
         self._end.release()
 
@@ -185,8 +188,9 @@ class CellPipe(Pipe):
 
     def _request(self, msg: Message, encoded: cell_message.EncodedMessage, timeout: float, ended: Abort) -> Reply:
         try:
+            channel = self._channel + _SMALL if encoded.is_small else self._channel
             return self.cell.request(
-                self.peer_fqcn, self._channel, msg.topic, encoded.payload, timeout=timeout, optional=True, abort=ended
+                self.peer_fqcn, channel, msg.topic, encoded.payload, timeout=timeout, optional=True, abort=ended
             )
         except RuntimeError as e:  # the cell was stopped under its pipe
             raise BrokenPipeError(f"the cell of the pipe {self.fqcn} does not run: {e}") from None

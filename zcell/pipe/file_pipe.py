@@ -61,6 +61,7 @@ class FilePipe(Pipe):
         self._peer: str | None = None
         self._peer_beat = 0
         self._peer_dead = False
+        self._peer_left = False
         self._retired: dict[str, int] = {}
         self._last_active = 0.0
         self._last_signs = 0.0
@@ -163,7 +164,9 @@ class FilePipe(Pipe):
         with self._changed:
             before = len(self._pending), len(self._ready)
             self._pending -= waiting - unread
-            self._look_at_peers([p for n in names if (p := incarnation_of(n)) is not None])
+            incarnations = [p for n in names if (p := incarnation_of(n)) is not None]
+            self._look_at_peers(incarnations)
+            self._peer_left = self._peer is not None and self._peer not in incarnations
             if self._peer is not None:
                 self._take(sorted(n for n in names if n.endswith(f"-{self._peer}.msg")))
             if (len(self._pending), len(self._ready)) != before:
@@ -253,6 +256,8 @@ class FilePipe(Pipe):
             self.last_error = abort.reason
         elif deadline is not None and time.monotonic() >= deadline:
             self.last_error = f"the peer has not taken the message from {self._outbox} in time"
+        elif self._peer_left:
+            self.last_error = f"the peer has closed its end of {self._channel}"
         else:
             return bool(self._broken)
         return True
@@ -367,7 +372,7 @@ class FilePipe(Pipe):
                 sign = read_sign(self._inbox, self._peer)
                 if sign is not None:
                     self._retired[self._peer] = sign.beat  # unless it turns out to be alive: then its heartbeat goes on
-            self._peer = None
+            self._peer, self._peer_left = None, False
             self._ready.clear()
             self._notices.clear()
         if self._watch is not None:
