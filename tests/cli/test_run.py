@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
+import termios
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import Running, events, json_lines, running, zcell
+from tests.cli.commands import COMMAND, Running, events, json_lines, running, zcell
 from tests.eventually import eventually
 
 WRITE = "from pathlib import Path; Path('out').mkdir(exist_ok=True); Path('out/result').write_text('done')"
@@ -279,3 +283,44 @@ def test_results_that_cannot_be_brought_back_are_kept_and_the_place_is_named(wor
     assert zcell("run", workspace, "--", "true").returncode == 0
     assert kept.exists(), "the next job must not sweep it away"
     shutil.rmtree(kept.parent.parent)
+
+
+def test_what_is_excluded_stays_at_home_and_is_not_removed(workspace: Path) -> None:
+    (workspace / "data/raw").mkdir()
+    for name in ("data/raw/huge", "a.pyc", "data/b.pyc"):
+        (workspace / name).write_text("x")
+    done = zcell("run", "--exclude", "*.pyc", "--exclude", "data/raw", workspace, "--", "find", ".", "-type", "f")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.decode().split()) == ["./data/größe", "./data/input", "./script.sh"]
+    assert all((workspace / name).exists() for name in ("data/raw/huge", "a.pyc", "data/b.pyc"))
+
+
+def test_a_job_goes_on_when_nobody_reads_its_output_any_more(workspace: Path) -> None:
+    script = "echo first; sleep 0.5; for i in 1 2 3; do echo more; done; echo done > out"
+    with running("run", workspace, "--", "sh", "-c", script) as command:
+        assert command.line() == "first"
+        assert command.process.stdout is not None
+        command.process.stdout.close()
+        assert command.process.wait(60) == 0
+    assert (workspace / "out").read_text() == "done\n"
+    assert "Traceback" not in command.errors
+
+
+def test_a_terminal_that_goes_away_ends_the_job_and_still_brings_back_what_there_is(workspace: Path) -> None:
+    terminal, inner = os.openpty()
+    script = "echo half > data/output; echo up; sleep 60"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(workspace), "--", "sh", "-c", script],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inner)
+    shown = b""
+    while b"up\r\n" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert (workspace / "data/output").read_text() == "half\n"

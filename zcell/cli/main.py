@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output, and nothing else there.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave out what matches: *.pyc at any depth, data/raw there only; may be repeated.", metavar="PATTERN"),
+]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow an address other than this machine's: nothing is encrypted on the way.")
 ]
@@ -58,6 +62,7 @@ def run(
         Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="Variable of the command; may be repeated.", metavar="K=V")] = None,
+    exclude: Exclude = None,
     skip_links: Annotated[
         bool, typer.Option("--skip-links", help="Leave links at home with a warning, instead of refusing to ship WORKSPACE.")
     ] = False,
@@ -72,7 +77,15 @@ def run(
     from zcell.cli.run import run_job
 
     return run_job(
-        workspace, command, launcher=launcher, results=results, env=env or [], skip_links=skip_links, grace=grace, json=json
+        workspace,
+        command,
+        launcher=launcher,
+        results=results,
+        env=env or [],
+        excludes=exclude or [],
+        skip_links=skip_links,
+        grace=grace,
+        json=json,
     )
 
 
@@ -84,6 +97,7 @@ def send(
         "tcp://127.0.0.1:0"
     ),
     receivers: Annotated[int, typer.Option(help="End once so many have confirmed it.", min=1)] = 1,
+    exclude: Exclude = None,
     skip_links: Annotated[bool, typer.Option("--skip-links", help="Leave links in a directory out, with a warning.")] = False,
     insecure: Insecure = False,
     secret_file: SecretFile = None,
@@ -96,6 +110,7 @@ def send(
         path,
         listen=listen,
         receivers=receivers,
+        excludes=exclude or [],
         skip_links=skip_links,
         insecure=insecure,
         secret_file=secret_file,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from zcell.cli.share import CHANNEL, CONFIRM, DIRECTORY, FILE
+from zcell.cli.share import CHANNEL, CONFIRM, DIRECTORY, FILE, below
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
@@ -73,14 +73,16 @@ class DirectoryOffer:
 
     kind = DIRECTORY
 
-    def __init__(self, cell: Cell, path: Path, receivers: int, progress: OnProgress, skip_links: bool) -> None:
+    def __init__(
+        self, cell: Cell, path: Path, receivers: int, progress: OnProgress, excludes: Sequence[str], skip_links: bool
+    ) -> None:
         from zcell.workspace.tree import offer_tree
 
         def tell(event: WorkspaceProgress) -> None:
             if event.phase == "transferring":
                 progress(event.peer, event.bytes_done, event.bytes_total)
 
-        self._tree = offer_tree(cell, path, skip_links=skip_links, progress=tell)
+        self._tree = offer_tree(cell, path, excludes=below(path.resolve().name, excludes), skip_links=skip_links, progress=tell)
         self.ref = secrets.token_hex(16)
         self.offer_id = self._tree.id
         self.size_bytes = sum(entry.data_bytes for entry in self._tree.tree.manifest)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zcell.cli.exits import BY_FAILURE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
+from zcell.cli.share import below
 from zcell.launch.selection import load_launcher
 from zcell.launch.spec import JobSpec
 from zcell.limits import MIB
@@ -72,6 +73,7 @@ def run_job(
     launcher: str,
     results: Path | None,
     env: Sequence[str],
+    excludes: Sequence[str],
     skip_links: bool,
     grace: float,
     json: bool,
@@ -82,6 +84,7 @@ def run_job(
 
     screen = Screen(json=json)
     spec = replace(_spec(workspace, command, results, env), skip_links=skip_links, grace=grace)
+    spec = replace(spec, excludes=below(spec.job_id, excludes))
     starter = load_launcher(launcher)()
     transfers = Transfers(screen)
     began = time.monotonic()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from zcell.limits import GIB, KIB, MIB
 
@@ -25,6 +26,18 @@ def files_text(count: int) -> str:
 
 def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+    """Write and flush. Once nobody reads the stream any more (a closed pipe, a terminal that went away) the rest goes nowhere:
+    what a command does for files and jobs must not depend on somebody listening."""
+    try:
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Progress(Protocol):
@@ -48,21 +61,18 @@ class Screen:
         else:
             return
         # a lone surrogate (a file name that is no UTF-8) must not end the command
-        sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
-        sys.stdout.buffer.flush()
+        _write(sys.stdout, line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
 
     def output(self, stream: str, line: bytes) -> None:
         """One line of a job's own output, passed on as it is."""
         if self.json:
             self.result("output", stream=stream, line=line.decode(errors="replace").rstrip("\n"))
             return
-        target = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
-        target.write(line)
-        target.flush()
+        _write(sys.stdout if stream == "stdout" else sys.stderr, line)
 
     def note(self, text: str) -> None:
         """Something a person may want to know, on standard error."""
-        print(f"zcell: {text}", file=sys.stderr, flush=True)  # noqa: T201  this is where commands speak
+        _write(sys.stderr, f"zcell: {text}\n".encode("utf-8", "surrogateescape"))
 
     def failure(self, error: BaseException, code: int) -> None:
         """Why the command fails."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -37,7 +38,15 @@ class Receivers:
 
 
 def send_path(
-    path: Path, *, listen: str, receivers: int, skip_links: bool, insecure: bool, secret_file: Path | None, json: bool
+    path: Path,
+    *,
+    listen: str,
+    receivers: int,
+    excludes: Sequence[str],
+    skip_links: bool,
+    insecure: bool,
+    secret_file: Path | None,
+    json: bool,
 ) -> int:
     """Offer `path` until `receivers` have it; the exit code."""
     from zcell.cell import Cell
@@ -54,7 +63,7 @@ def send_path(
         Cell(SENDER, listen=[listen], secret=secret, insecure=insecure) as cell,
         screen.progress("sending") as draw,
     ):
-        offer = _offer(cell, path, receivers, Receivers(screen, draw, receivers), skip_links)
+        offer = _offer(cell, path, receivers, Receivers(screen, draw, receivers), (excludes, skip_links))
         interrupts.abort.add_callback(offer.withdraw)
         address = public_address(cell.endpoints[0])
         words = ["zcell", "get", address, offer.ref]
@@ -76,16 +85,17 @@ def send_path(
     return DONE
 
 
-def _offer(cell: Cell, path: Path, receivers: int, progress: Receivers, skip_links: bool) -> Offer:
-    offer = _choose(cell, path, receivers, progress, skip_links)
+def _offer(cell: Cell, path: Path, receivers: int, progress: Receivers, selection: tuple[Sequence[str], bool]) -> Offer:
+    offer = _choose(cell, path, receivers, progress, selection)
     description = {"kind": offer.kind, "name": path.resolve().name, "bytes": offer.size_bytes, "offer": offer.offer_id}
     cell.register(CHANNEL, DESCRIBE, lambda request: description if request.payload == offer.ref else None)
     return offer
 
 
-def _choose(cell: Cell, path: Path, receivers: int, progress: Receivers, skip_links: bool) -> Offer:
+def _choose(cell: Cell, path: Path, receivers: int, progress: Receivers, selection: tuple[Sequence[str], bool]) -> Offer:
     if path.is_dir():
-        return DirectoryOffer(cell, path, receivers, progress, skip_links)
+        excludes, skip_links = selection
+        return DirectoryOffer(cell, path, receivers, progress, excludes, skip_links)
     return FileOffer(cell, path, receivers, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from zcell.cli.exits import USAGE, CommandError
@@ -11,6 +12,11 @@ DESCRIBE, CONFIRM = "describe", "confirm"
 FILE, DIRECTORY = "file", "directory"
 SENDER = "server"
 """The name of the cell that offers."""
+
+
+def below(name: str, patterns: Sequence[str]) -> list[str]:
+    """Exclude patterns relative to a directory that travels under `name`; those without a slash match at any depth already."""
+    return [f"{name}/{pattern}" if "/" in pattern.rstrip("/") else pattern for pattern in patterns]
 
 
 def checked_secret(insecure: bool, secret_file: Path | None, *, create: bool = False) -> Path | None:
