@@ -464,10 +464,12 @@ def test_exchange_and_agent_for_asyncio(place: Place) -> None:
     from zcell.agent import aio
     from zcell.pipe import Mode
 
-    async def job(agent: aio.Agent) -> int:
+    async def job(agent: aio.Agent, late: asyncio.Event) -> int:
         count = 0
         async for task in agent:
             assert agent.log({"n": task.data})
+            if task.task_name == "slow":
+                await late.wait()
             await agent.submit_result(task.data + 1)
             count += 1
         return count
@@ -479,10 +481,12 @@ def test_exchange_and_agent_for_asyncio(place: Place) -> None:
             exchange.on_metric(got.append)
             async with aio.Agent(*pipes[2:], launch_once=True) as agent:
                 assert await agent.get_task(0.01) is None
-                served = asyncio.create_task(job(agent))
+                late = asyncio.Event()
+                served = asyncio.create_task(job(agent, late))
                 results = await asyncio.gather(*(exchange.run("t", n, timeout=20) for n in range(5)))
                 assert [r.data for r in results] == [1, 2, 3, 4, 5]
-                assert (await exchange.run("slow", 0, timeout=0.000001)).cause is Cause.TIMEOUT
+                assert (await exchange.run("slow", 0, timeout=0.05)).cause is Cause.TIMEOUT
+                late.set()
                 await asyncio.to_thread(eventually, lambda: len(got) >= 5)
                 await exchange.stop()
                 assert await asyncio.wait_for(served, 10) >= 5
