@@ -37,12 +37,13 @@ class Liar:
         self.cell.wait_ready(10)
         self.answer: Callable[[Request], Any] = lambda request: {}
         self.cell.register(CHANNEL, SELECT, lambda request: self.answer(request))
+        self.excludes: list[str] = []
         self.transaction = self.cell.downloads.transaction(idle_timeout=30)
 
     def publish(self, manifest: bytes) -> Reply:
         """Publish results with this manifest; the owner's answer."""
         ref = self.transaction.add_bytes(manifest)
-        token = self.site.manager.add_job(JOB, self.site.root)
+        token = self.site.manager.add_job(JOB, self.site.root, excludes=self.excludes)
         question = {"job_id": JOB, "transfer_token": token, "ref_id": ref.id}
         return self.cell.request("site-1", CHANNEL, "publish_results", question, timeout=20)
 
@@ -199,6 +200,16 @@ def test_files_that_vanish_while_they_are_offered_fail_the_transfer(liar: Liar) 
     liar.answer = lambda request: {"state": "ready", "same": b"", "small": "", "large": ["gone"]}
     assert liar.publish(Manifest([DIRECTORY, LARGE]).packed).rc is ReturnCode.COMM_ERROR
     liar.site.manager.remove_job(JOB)  # what arrived until then is kept for another try, until the job is given up
+
+
+def test_a_job_learns_nothing_about_what_the_owner_keeps_to_itself(liar: Liar) -> None:
+    asked: list[object] = []
+    liar.answer = asked.append
+    liar.excludes = ["a"]
+    reply = liar.publish(Manifest([DIRECTORY, SMALL]).packed)
+    assert reply.rc is ReturnCode.INVALID_REQUEST
+    assert "excludes it from transfers" in reply.error
+    assert asked == []
 
 
 def test_only_what_the_owner_holds_can_stay_where_it_is(liar: Liar) -> None:

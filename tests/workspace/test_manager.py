@@ -313,6 +313,36 @@ def test_a_job_removed_while_it_publishes_leaves_nothing_behind(
     assert snapshot(tcp_site.root) == before
 
 
+@pytest.mark.parametrize("way", ["stopped", "added again"])
+def test_half_received_results_are_kept_when_the_job_may_try_again(
+    tcp_site: Site, job: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    write_tree(tcp_site.root, {f"{JOB}/f": b"1"})
+    write_tree(tmp_path, {"results/f": b"2"})
+    before = snapshot(tcp_site.root)
+    entered, go_on = threading.Event(), threading.Event()
+    true_check = manager._check_wanted
+
+    def waiting(*arguments: Any) -> None:
+        entered.set()
+        assert go_on.wait(30)
+        true_check(*arguments)
+
+    monkeypatch.setattr(manager, "_check_wanted", waiting)
+    known = {"job_id": JOB, "transfer_token": tcp_site.add_job().token, "ref_id": offer_results(job, tmp_path / "results")}
+    answer = job.request_future("site-1", CHANNEL, "publish_results", known, timeout=20)
+    assert entered.wait(10)
+    if way == "stopped":
+        threading.Timer(0.1, go_on.set).start()
+        tcp_site.cell.stop()
+    else:
+        tcp_site.add_job()
+        go_on.set()
+    assert not answer.result().ok
+    assert snapshot(tcp_site.root, ignore_stages=True) == before
+    assert (tcp_site.root / f".zcell-up-{JOB}" / "tree" / JOB / "f").read_bytes() == b"2"
+
+
 def test_results_above_the_limits_are_refused_before_anything_is_written(tcp_site: Site) -> None:
     write_tree(tcp_site.root, {f"{JOB}/f": b"1"})
     for limits, rule in (

@@ -90,6 +90,7 @@ class Job:
         excludes: Excludes,
         limits: WorkspaceLimits,
         skip_links: bool,
+        idle_timeout: float,
         progress: ProgressCallback | None,
         on_results: Callable[[Received], None] | None,
     ) -> None:
@@ -100,6 +101,7 @@ class Job:
         self.excludes = excludes
         self.limits = limits
         self.skip_links = skip_links
+        self.idle_timeout = idle_timeout
         self.progress = progress
         self.on_results = on_results
         self.preparation: Preparation | None = None
@@ -107,6 +109,9 @@ class Job:
         self.shipped: frozenset[str] = frozenset()
         """Paths of the manifest that the job was given: what it may remove by not sending it back."""
         self.removed = False
+        """Its token is void, and what runs for it ends."""
+        self.given_up = False
+        """Nobody will try again: what arrived half is not kept."""
         self._expires_at = None if ttl is None else time.monotonic() + ttl
         self._receivers = _receivers(owner, job_id, receivers)
 

@@ -71,6 +71,7 @@ class WorkspaceManager:
         excludes: Excludes | Iterable[str] | None = None,
         limits: WorkspaceLimits | None = None,
         skip_links: bool = False,
+        idle_timeout: float = IDLE_TIMEOUT,
         progress: ProgressCallback | None = None,
         on_results: Callable[[Received], None] | None = None,
     ) -> str:
@@ -88,6 +89,7 @@ class WorkspaceManager:
             excludes: patterns of what never travels and is never removed (see `Excludes`); default: ``local/study_data.yaml``.
             limits: on the results.
             skip_links: leave links, devices and sockets at home with a warning, instead of refusing to ship the workspace.
+            idle_timeout: seconds without any progress after which a transfer fails.
             progress: called with a `WorkspaceProgress` for both directions.
             on_results: called on the pool once the results are in place.
 
@@ -106,6 +108,7 @@ class WorkspaceManager:
             excludes=excludes,
             limits=limits or WorkspaceLimits(),
             skip_links=skip_links,
+            idle_timeout=idle_timeout,
             progress=progress,
             on_results=on_results,
         )
@@ -126,6 +129,7 @@ class WorkspaceManager:
             known = self._published.pop(job_id, None) is not None
         if job is None:
             return known
+        job.given_up = True
         self._end(job, "the job was removed")
         discard_stage(job.places.results.parent, stage_label(job))
         return True
@@ -183,7 +187,8 @@ class WorkspaceManager:
                 old = preparation
                 preparation = Preparation(request_id, Meter(job.job_id, "down", request.origin, job.progress))
                 job.preparation = preparation
-                preparation.work = self._offers.pool.submit(self._prepare, job, preparation, request.origin)
+                work = self._offers.pool.submit(self._prepare, job, preparation, request.origin, channel=PREPARE)
+                preparation.work = work
         if old is not None:
             self._replace(old)
         return patient_answer(self._cell, request, preparation.work, preparation.meter)
@@ -205,7 +210,8 @@ class WorkspaceManager:
                 earlier = list(job.publications.values())
                 publication = Publication(ref_id, Meter(job.job_id, "up", request.origin, job.progress))
                 job.publications[ref_id] = publication
-                publication.work = self._offers.pool.submit(self._publish, job, publication, request.origin, earlier)
+                work = self._offers.pool.submit(self._publish, job, publication, request.origin, earlier, channel=PUBLISH)
+                publication.work = work
             else:
                 earlier = []
         for other in earlier:
@@ -256,7 +262,9 @@ class WorkspaceManager:
                 limits=job.limits,
                 tick=preparation.meter.tick,
             )
-            offer = self._offers.add(tree, receivers=[receiver], meter_for=lambda _: preparation.meter)
+            offer = self._offers.add(
+                tree, receivers=[receiver], meter_for=lambda _: preparation.meter, idle_timeout=job.idle_timeout
+            )
         except BundleError as error:
             return make_reply(ReturnCode.INVALID_REQUEST, error=f"the workspace of job {job.job_id} cannot travel: {error}")
         except (OSError, RuntimeError) as error:
@@ -284,10 +292,9 @@ class WorkspaceManager:
                 published = self._published.get(job.job_id)
             if published is not None and published[1] is job:  # by an earlier try, which this one came too late to replace
                 return published[2]
-            if job.removed:
+            if job.given_up:
                 discard_stage(job.places.results.parent, stage_label(job))
-                return _unknown(job.job_id)
-            return _failure(job, error)
+            return _unknown(job.job_id) if job.removed else _failure(job, error)
         reply = make_reply(ReturnCode.OK, {"state": "published", "received": received.to_dict()})
         with self._lock:
             if self._jobs.get(job.job_id) is job:
@@ -302,10 +309,14 @@ class WorkspaceManager:
 
     def _receive(self, job: Job, publication: Publication, sender: str) -> Received:
         places, abort, meter = job.places, publication.abort, publication.meter
-        manifest = fetch_manifest(self._cell, sender, publication.ref_id, job.limits, idle_timeout=IDLE_TIMEOUT, abort=abort)
+        manifest = fetch_manifest(
+            self._cell, sender, publication.ref_id, job.limits, idle_timeout=job.idle_timeout, abort=abort
+        )
         for entry in manifest:
             if entry.path.partition("/")[0] != job.job_id:
                 raise BundleError(f"{entry.path!r} is refused: results must lie under {job.job_id!r}")
+            if job.excludes(entry.path):  # also says nothing about what the owner has there
+                raise BundleError(f"{entry.path!r} is refused: the owner excludes it from transfers")
             if job.excludes.covers(entry.path):
                 raise BundleError(f"{entry.path!r} is refused: it is excluded from travelling")
         if not len(manifest) or not manifest.entries[0].is_dir:
@@ -317,7 +328,7 @@ class WorkspaceManager:
             manifest,
             limits=job.limits,
             meter=meter,
-            idle_timeout=IDLE_TIMEOUT,
+            idle_timeout=job.idle_timeout,
             abort=abort,
         )
         back_home = places.results == places.job_directory

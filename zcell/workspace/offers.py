@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zcell.workspace")
 
-WORKERS = 4
+WORKERS = 8
+"""Threads of one cell for workspaces. One kind of work (listing, digesting, receiving results) takes three quarters at most."""
 _SPOOL_BYTES = 64 * MIB
 _FOREVER = 10.0 * 365 * 86400
 _MAX_SELECTIONS = 1024
@@ -145,7 +146,9 @@ class TreeOffer:
             if selection is None or selection.id != selection_id:
                 old = selection
                 selection = self._selections[request.origin] = _Selection(selection_id)
-                selection.work = self._offers.pool.submit(self._select, request.origin, selection, payload.get("have"), meter)
+                selection.work = self._offers.pool.submit(
+                    self._select, request.origin, selection, payload.get("have"), meter, channel=SELECT
+                )
         if old is not None:
             self._end(old)
         return patient_answer(self._cell, request, selection.work, meter)
@@ -250,7 +253,7 @@ class Offers:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         assert cell.downloads is not None  # made before this, so that it ends after this
-        self.pool = WorkerPool(f"{cell.fqcn}-workspace", WORKERS, share=1.0)
+        self.pool = WorkerPool(f"{cell.fqcn}-workspace", WORKERS)
         self._lock = threading.Lock()
         self._offers: dict[str, TreeOffer] = {}
         cell.register(CHANNEL, SELECT, self._on_select, allow="any")

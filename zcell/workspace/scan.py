@@ -176,7 +176,10 @@ class _Walk:
     def _file(self, above: int, name: str, path: str, status: os.stat_result) -> None:
         extents = None
         if status.st_size >= SMALL_HOLE_BYTES and status.st_blocks * 512 < status.st_size:
-            fd = os.open(name, OPEN_FILE, dir_fd=above)
+            try:
+                fd = os.open(name, OPEN_FILE, dir_fd=above)
+            except OSError as error:
+                raise BundleError(f"{path!r} cannot be read: {error.strerror}") from error
             try:
                 status = os.fstat(fd)
                 extents = find_extents(fd, status.st_size)
