@@ -16,6 +16,12 @@ HOW_TO_RUN = "they need real engines: run `make engines`, as root on Debian"
 _HERE = Path(__file__).parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The Docker SDK leaves the socket of a connection that an engine refused to the garbage collector."""
+    if os.environ.get(DIRECTORY):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.*family=1:ResourceWarning")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep one of the engine tests to stand for all of them, and have it say how to run them."""
@@ -51,6 +57,8 @@ def docker_session(engine_directory: Path) -> Iterator[DockerEngine]:
 @pytest.fixture
 def dockerd(docker_session: DockerEngine) -> Iterator[DockerEngine]:
     """The engine; afterwards nothing of the test may be left on it."""
+    docker_session.forget_client()
     yield docker_session
     docker_session.resume()
     assert docker_session.left() == []
+    docker_session.forget_client()

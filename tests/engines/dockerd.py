@@ -98,7 +98,7 @@ class DockerEngine:
         try:
             return bool(self.client.ping())
         except Exception:  # noqa: BLE001  whatever it is that is not there yet
-            self._forget_client()
+            self.forget_client()
             return False
 
     def log(self) -> str:
@@ -106,11 +106,11 @@ class DockerEngine:
 
     def stop(self) -> None:
         """An orderly end of the daemon; containers go on, as they do under ``live-restore``."""
-        self._forget_client()
+        self.forget_client()
         self._dockerd.end()
 
     def kill(self) -> None:
-        self._forget_client()
+        self.forget_client()
         self._dockerd.end(signal.SIGKILL)
         (self._state / "dockerd.pid").unlink(missing_ok=True)
 
@@ -120,13 +120,14 @@ class DockerEngine:
 
     def pause(self) -> None:
         """From now on it takes connections and answers nothing."""
-        self._forget_client()
+        self.forget_client()
         self._dockerd.send(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._dockerd.send(signal.SIGCONT)
 
-    def _forget_client(self) -> None:
+    def forget_client(self) -> None:
+        """Close the tests' own connections."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -172,7 +173,7 @@ class DockerEngine:
                 self.stop()
             self._containerd.end()
         finally:
-            self._forget_client()
+            self.forget_client()
             _remove(self._state, self._data, self.bridge)
             (self._directory / "docker.state").unlink(missing_ok=True)
             self._lock.close()

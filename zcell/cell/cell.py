@@ -43,6 +43,7 @@ from zcell.security.proof import SharedSecretProof
 from zcell.security.secret import read_secret, user_secret
 
 log = logging.getLogger("zcell.cell")
+security_log = logging.getLogger("zcell.security")
 T = TypeVar("T")
 F = TypeVar("F", bound=HandlerFn)
 
@@ -137,7 +138,7 @@ class Cell:
             self._state = "starting"
         if self._open_to_others:
             urls = ", ".join(u for u in [*self._listen, self._parent_url] if u and not is_local(u))
-            log.warning("cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, urls)
+            security_log.warning("cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, urls)
         self._build()
         try:
             if self._listen:

@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", help="program and arguments, after --")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="zcell job: %(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("zcell.security").setLevel(logging.ERROR)  # the parent has warned already, of the same address
     try:
         return JobRunner(options.command, options.grace).run()
     except (ZcellError, OSError, ValueError) as error:

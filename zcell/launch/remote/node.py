@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--insecure", action="store_true", help="the parent's address is beyond this machine")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="zcell node: %(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("zcell.security").setLevel(logging.ERROR)  # the parent has warned already, of the same address
     signals = Signals()
     signals.hear()
     try:
