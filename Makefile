@@ -76,8 +76,9 @@ format: $(STAMPS)/extras
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# --timeout: the longest of them moves 20 GiB; ARGS="-k latency" selects, ARGS=--quick only shows that they run
 bench: $(STAMPS)/native $(STAMPS)/extras
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-disable-gc -p no:cacheprovider -p no:xdist $(ARGS)
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-quiet --benchmark-disable-gc --timeout=600 -p no:cacheprovider -p no:xdist $(ARGS)
 
 SANITIZED := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"

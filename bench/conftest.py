@@ -1,66 +1,75 @@
-"""Measuring one thing against another. Invariant: every round of the subject follows a round of its reference in the same run."""
+"""Collects the figures of all benchmarks into one table. Invariant: what is printed, written and drawn is the same list."""
 
 from __future__ import annotations
 
-import statistics
+import json
+import os
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-MIB = 1024 * 1024
-ROUNDS = 7
+from bench import machine, plot, table
+from bench.figure import Figure
+from bench.measure import Bench
+from bench.place import medium, workplace
+
+FIGURES = pytest.StashKey[list[Figure]]()
+BEGAN = pytest.StashKey[tuple[float, dict[str, object]]]()
+RESULTS = Path(__file__).parent / "results"
 
 
-class Against(Protocol):
-    def __call__(
-        self, label: str, size_bytes: int, reference_name: str, reference: Callable[[], object], subject: Callable[[], object]
-    ) -> float: ...
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("zcell benchmarks")
+    group.addoption("--quick", action="store_true", help="small sizes, one round: only shows that every benchmark runs")
+    group.addoption("--rounds", type=int, help="rounds of every comparison (default: 5 or more)")
+    group.addoption("--results", type=Path, help=f"where JSON, table and plot go (default: {RESULTS}; nowhere with --quick)")
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _noise(samples: list[float]) -> float:
-    """Spread of the middle half over the median."""
-    first, middle, last = statistics.quantiles(samples, n=4)
-    return (last - first) / middle
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+    config.stash[BEGAN] = (time.monotonic(), machine.describe(medium()))
 
 
 @pytest.fixture
-def against(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> Against:
-    """Runs reference and subject in turn, reports the medians, and returns how many times faster the subject is."""
+def bench(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Bench:
+    """What a benchmark measures with."""
+    group = request.module.__name__.rpartition("test_")[2].replace("_", " ")
+    options = request.config.option
+    return Bench(benchmark, group, options.quick, options.rounds, request.config.stash[FIGURES])
 
-    def measure(
-        label: str, size_bytes: int, reference_name: str, reference: Callable[[], object], subject: Callable[[], object]
-    ) -> float:
-        references: list[float] = []
-        subjects: list[float] = []
-        subject()
-        setup = lambda: references.append(_seconds(reference))  # noqa: E731 (pedantic wants a callable that returns nothing)
-        benchmark.pedantic(lambda: subjects.append(_seconds(subject)), setup=setup, rounds=ROUNDS)
-        ratio = statistics.median(references) / statistics.median(subjects)
-        speed, reference_speed = (size_bytes / MIB / statistics.median(samples) for samples in (subjects, references))
-        noise = max(_noise(references), _noise(subjects))
-        benchmark.extra_info.update(
-            label=label,
-            reference=reference_name,
-            mib_per_second=speed,
-            reference_mib_per_second=reference_speed,
-            ratio=ratio,
-            noise=noise,
-        )
-        with capsys.disabled():
-            print(
-                f"\n{label:<52} {speed:7.0f} MiB/s, {reference_name} {reference_speed:7.0f} MiB/s, "
-                f"ratio {ratio:5.2f} (noise {noise:.0%})",
-                end="",
-            )
-        return ratio
 
-    return measure
+@pytest.fixture(scope="module")
+def quick(request: pytest.FixtureRequest) -> bool:
+    """Whether sizes are to be small."""
+    return bool(request.config.option.quick)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A directory for files, in memory when they fit."""
+    with workplace() as path:
+        yield path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash[FIGURES]
+    if not figures:
+        return
+    began, description = config.stash[BEGAN]
+    took, load = time.monotonic() - began, os.getloadavg()[0]
+    words = [*machine.sentences(description, load), f"measured in {took:.0f} s"]
+    terminalreporter.section("figures")
+    for line in [*words, "", *table.plain(figures)]:
+        terminalreporter.write_line(line)
+    to = config.option.results or (None if config.option.quick else RESULTS)
+    if to is None:
+        return
+    to.mkdir(parents=True, exist_ok=True)
+    whole = {"machine": description, "load_average_at_end": load, "seconds": took, "figures": [f.to_dict() for f in figures]}
+    (to / "results.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (to / "table.md").write_text("\n".join([*(f"- {word}" for word in words), "", *table.markdown(figures)]))
+    plot.draw(figures, to / "ratios.svg")
+    terminalreporter.write_line(f"written: {', '.join(str(to / name) for name in ('results.json', 'table.md', 'ratios.svg'))}")

@@ -1,202 +1,193 @@
-"""Downloads against plain pyzmq: what do verification, credit, resume and the journal cost on top of moving a file?
+"""Downloads against plain sockets that move the same file: what do verification, credit, resume and the journal cost on top?
 
-The reference maps the file, sends it by PUSH/PULL in zero-copy messages of 1 MiB, and writes it with pwrite: no checks, no names,
-no recovery. Both run between two processes over loopback, from tmpfs to tmpfs, in turn in the same run.
+All move it between processes over loopback, from memory to memory where it has room, in turn in the same run.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Against
 
-MIB = 1024 * 1024
-SIZE = int(os.environ.get("ZCELL_BENCH_MIB", "1024")) * MIB
-TMPFS = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
-ROOT = Path(__file__).resolve().parent.parent
-SECRET = "62656e63682062656e63682062656e6368"
+from bench.child import Child, ThreadWatch
+from bench.figure import at_least, at_most, ratio_at_least, ratio_at_most
+from bench.measure import MIB, Bench, Sampler, mib_per_second
+from bench.place import write_noise
+from zcell.limits import Limits
 
-RAW_SENDER = """
-    import mmap, sys, zmq
-    socket = zmq.Context().socket(zmq.PUSH)
-    socket.sndhwm = 32
-    socket.bind("tcp://127.0.0.1:*")
-    print(socket.last_endpoint.decode(), flush=True)
-    for line in sys.stdin:
-        with open(line.strip(), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            trackers = [socket.send(view[at : at + (1 << 20)], copy=False, track=True) for at in range(0, len(view), 1 << 20)]
-            for tracker in trackers:
-                tracker.wait()
-            del trackers, tracker
-            view.release()
-"""
-
-RAW_RECEIVER = """
-    import os, sys, zmq
-    socket = zmq.Context().socket(zmq.PULL)
-    socket.rcvhwm = 32
-    socket.connect(sys.argv[1])
-    for line in sys.stdin:
-        path, size = line.split()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        at = 0
-        while at < int(size):
-            frame = socket.recv(copy=False)
-            at += os.pwrite(fd, frame.buffer, at)
-        os.close(fd)
-        print("{}", flush=True)
-"""
-
-OWNER = """
-    import sys
-    from zcell import Cell
-    with Cell("server", listen="tcp://127.0.0.1:0", secret=bytes.fromhex(sys.argv[1])) as cell:
-        print(cell.endpoints[0], flush=True)
-        for line in sys.stdin:
-            print(cell.downloads.transaction(idle_timeout=3600).add_file(line.strip()).id, flush=True)
-"""
-
-RECEIVER = """
-    import json, os, sys
-    from zcell import Cell
-    def resident():
-        return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    def peak():
-        text = open("/proc/self/status").read()
-        return int(text.split("VmHWM:")[1].split()[0]) * 1024
-    with Cell(sys.argv[3], parent=sys.argv[2], secret=bytes.fromhex(sys.argv[1])) as cell:
-        cell.wait_ready(10)
-        cell.downloads
-        idle = resident()
-        print("ready", flush=True)
-        for line in sys.stdin:
-            ref, path, verify = line.split()
-            cell.downloads.fetch_file("server", ref, path, verify=verify)
-            print(json.dumps({"grown": peak() - idle, "threads": len(os.listdir("/proc/self/task"))}), flush=True)
-"""
-
-
-class Child:
-    """A program that answers one line for a line."""
-
-    def __init__(self, source: str, *arguments: str) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(source), *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    def tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:  # the raw reference waits for a peer that has gone
-            self._process.kill()
-            self._process.wait(10)
+MEMORY_MIB = 64 + 2 * Limits().window_bytes / MIB
+CHUNK = Limits().chunk_bytes
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="zcell-bench-", dir=TMPFS) as name:
-        source = Path(name, "source")
-        with source.open("wb") as file:
-            for _ in range(SIZE // MIB):
-                file.write(os.urandom(MIB))
-        yield Path(name)
+def sizes(quick: bool) -> dict[str, int]:
+    """Of the files, in bytes: the one the figures are about, and one for comparisons of zcell with itself."""
+    return {"whole": 4 * MIB, "part": 4 * MIB} if quick else {"whole": 1024 * MIB, "part": 384 * MIB}
 
 
-class Raw:
-    """The reference."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._sender = Child(RAW_SENDER)
-        self._receiver = Child(RAW_RECEIVER, self._sender.line())
-
-    def copy(self) -> None:
-        to = self._place / "raw"
-        self._receiver.tell(f"{to} {SIZE}")
-        self._sender.tell(str(self._place / "source"))
-        self._receiver.line()
-        to.unlink()
-
-    def close(self) -> None:
-        self._receiver.close()
-        self._sender.close()
+@pytest.fixture(scope="module")
+def files(place: Path, sizes: dict[str, int]) -> dict[str, Path]:
+    return {name: write_noise(place / name, size) for name, size in sizes.items()}
 
 
-class Zcell:
-    """An owner and its receivers."""
+@contextmanager
+def plain(module: str, source: Path, to: Path) -> Iterator[Sampler]:
+    """The speed of a peer's sender and receiver."""
+    size = source.stat().st_size
+    with Child(module, "sender") as sender, Child(module, "receiver", sender.hello) as receiver:
 
-    def __init__(self, place: Path, receivers: int = 1) -> None:
-        self._place = place
-        self._owner = Child(OWNER, SECRET)
-        url = self._owner.line()
-        self._receivers = [Child(RECEIVER, SECRET, url, f"site-{i}") for i in range(receivers)]
-        for receiver in self._receivers:
-            assert receiver.line() == "ready"
-        self.last: dict[str, Any] = {}
+        def copy() -> None:
+            sender.tell("send", path=str(source))
+            assert receiver.ask("receive", path=str(to), size=size) == size
+            sender.answer()
 
-    def copy(self, verify: str) -> None:
-        self._owner.tell(str(self._place / "source"))
-        ref = self._owner.line()
-        targets = [self._place / f"copy-{i}" for i in range(len(self._receivers))]
-        for receiver, to in zip(self._receivers, targets, strict=True):
-            receiver.tell(f"{ref} {to} {verify}")
-        for receiver in self._receivers:
-            self.last = json.loads(receiver.line())
-        for to in targets:
+        def sample() -> float:
+            speed = mib_per_second(size, copy)()
             to.unlink()
+            return speed
 
-    def close(self) -> None:
-        for receiver in self._receivers:
-            receiver.close()
-        self._owner.close()
+        yield sample
 
 
-@pytest.mark.parametrize("verify", ["tree", "checksum"])
-def test_downloading_a_file(against: Against, place: Path, verify: str, capsys: pytest.CaptureFixture[str]) -> None:
-    raw, zcell = Raw(place), Zcell(place)
-    try:
-        against(
-            f"download {SIZE // MIB} MiB file to file, verify={verify}", SIZE, "pyzmq", raw.copy, lambda: zcell.copy(verify)
+class Tree:
+    """An owner and its receivers, each a process."""
+
+    def __init__(self, stack: ExitStack, source: Path, place: Path, receivers: int = 1, relay: bool = False) -> None:
+        self.owner = stack.enter_context(Child("cells.server", "tcp://127.0.0.1:0"))
+        self.relay = stack.enter_context(Child("cells.relay", "site-1", self.owner.hello)) if relay else None
+        url, names = self.owner.hello, [f"site-{number}" for number in range(receivers)]
+        if self.relay is not None:
+            url, names = self.relay.hello, ["site-1.job-1"]
+        self.receivers = [stack.enter_context(Child("cells.client", name, url)) for name in names]
+        self._source = source
+        self._targets = [place / f"{name}-of-{id(self)}" for name in names]
+        self.loads: list[float] = []
+
+    def fetch(self, verify: str = "tree", busy: bool = False) -> float:
+        """MiB/s in all, from the offer to the last receiver's end."""
+        size = self._source.stat().st_size
+        chunks = -(-size // CHUNK)
+
+        def all_of_it() -> None:
+            self.ref = self.owner.ask("offer", path=str(self._source))
+            for receiver, to in zip(self.receivers, self._targets, strict=True):
+                receiver.tell("fetch", ref_id=self.ref, path=str(to), verify=verify, busy=busy)
+            for receiver in self.receivers:
+                receiver.answer()
+
+        speed = mib_per_second(size * len(self.receivers), all_of_it)()
+        self.loads.append(self.owner.ask("chunks_loaded", ref_id=self.ref) / chunks)
+        self.owner.ask("forget", ref_id=self.ref)
+        for to in self._targets:
+            assert to.stat().st_size == size
+            to.unlink()
+        return speed
+
+
+class Costs:
+    """What each process of a download needs: memory above idle in MiB, threads, CPU seconds; one sample a round."""
+
+    def __init__(self, **processes: Child) -> None:
+        self._processes = processes
+        self.memory: dict[str, list[float]] = {name: [] for name in processes}
+        self.threads: dict[str, list[float]] = {name: [] for name in processes}
+        self.cpu: dict[str, list[float]] = {name: [] for name in processes}
+
+    def of(self, sample: Sampler) -> Sampler:
+        """The same sample, with its costs noted."""
+
+        def watched() -> float:
+            before = {name: child.cpu_seconds() for name, child in self._processes.items()}
+            for child in self._processes.values():
+                child.reset_peak()
+            with ThreadWatch(*self._processes.values()) as watch:
+                speed = sample()
+            for (name, child), threads in zip(self._processes.items(), watch.peaks, strict=True):
+                self.memory[name].append(child.grown_bytes() / MIB)
+                self.threads[name].append(threads)
+                self.cpu[name].append(child.cpu_seconds() - before[name])
+            return speed
+
+        return watched
+
+
+def test_one_file_between_two_processes(bench: Bench, files: dict[str, Path], place: Path) -> None:
+    source = files["whole"]
+    what = f"{source.stat().st_size // MIB} MiB file"
+    with ExitStack() as stack:
+        tree = Tree(stack, source, place)
+        costs = Costs(owner=tree.owner, receiver=tree.receivers[0])
+        pyzmq, tcp, checksum, verified = bench.interleave(
+            stack.enter_context(plain("peers.zmq_file", source, place / "by-zmq")),
+            stack.enter_context(plain("peers.tcp_file", source, place / "by-tcp")),
+            lambda: tree.fetch("checksum"),
+            costs.of(tree.fetch),
         )
-        with capsys.disabled():
-            print(f"; receiver +{zcell.last['grown'] / MIB:.0f} MiB resident, {zcell.last['threads']} threads", end="")
-    finally:
-        zcell.close()
-        raw.close()
-
-
-def test_downloading_a_file_to_four_receivers(against: Against, place: Path) -> None:
-    one, four = Zcell(place), Zcell(place, 4)
-    try:
-        against(
-            f"download {SIZE // MIB} MiB to 4 receivers (per receiver)",
-            SIZE,
-            "one",
-            lambda: one.copy("tree"),
-            lambda: four.copy("tree"),
+    reference = ("pyzmq file to file", pyzmq)
+    bench.add(f"{what}, plain TCP, no checks", "MiB/s", tcp, reference=reference)
+    bench.add(f"{what}, verified", "MiB/s", verified, reference=reference, targets=[at_least(300), ratio_at_least(0.6)])
+    bench.add(f"{what}, checksum only", "MiB/s", checksum, reference=reference, targets=[ratio_at_least(0.85)])
+    for name in ("owner", "receiver"):
+        bench.add(f"{what}: peak memory of the {name} above idle", "MiB", costs.memory[name], targets=[at_most(MEMORY_MIB)])
+        first, *later = costs.threads[name]
+        bench.add(
+            f"{what}: threads of the {name}, later downloads",
+            "",
+            later or [first],
+            reference=("the first", [first]),
+            targets=[ratio_at_most(1.0)],
         )
-    finally:
-        four.close()
-        one.close()
+        bench.add(f"{what}: CPU of the {name}", "s", costs.cpu[name])
+
+
+def test_through_one_relay(bench: Bench, files: dict[str, Path], place: Path) -> None:
+    source = files["part"]
+    with ExitStack() as stack:
+        direct, relayed = Tree(stack, source, place), Tree(stack, source, place, relay=True)
+        assert relayed.relay is not None
+        costs = Costs(relay=relayed.relay)
+        figure = bench.compare(
+            f"{source.stat().st_size // MIB} MiB file through one relay",
+            "MiB/s",
+            "direct",
+            direct.fetch,
+            costs.of(relayed.fetch),
+            targets=[ratio_at_least(0.6)],
+        )
+    bench.add(
+        f"{figure.name}: peak memory of the relay above idle", "MiB", costs.memory["relay"], targets=[at_most(MEMORY_MIB)]
+    )
+
+
+def test_one_file_to_four_receivers(bench: Bench, files: dict[str, Path], place: Path) -> None:
+    source = files["part"]
+    with ExitStack() as stack:
+        one, four = Tree(stack, source, place), Tree(stack, source, place, receivers=4)
+        costs = Costs(owner=four.owner)
+        bench.compare(
+            f"{source.stat().st_size // MIB} MiB file to 4 receivers, in all",
+            "MiB/s",
+            "one receiver",
+            one.fetch,
+            costs.of(four.fetch),
+            targets=[ratio_at_least(0.9)],
+        )
+    bench.add("4 receivers: how often the owner reads and hashes the file", "times", four.loads, targets=[at_most(1)])
+    bench.add("4 receivers: peak memory of the owner above idle", "MiB", costs.memory["owner"], targets=[at_most(MEMORY_MIB)])
+
+
+def test_while_the_main_thread_runs_python(bench: Bench, files: dict[str, Path], place: Path) -> None:
+    """The receiving process trains meanwhile: its main thread never lets go of the interpreter by itself."""
+    source = files["part"]
+    with ExitStack() as stack:
+        tree = Tree(stack, source, place)
+        bench.compare(
+            f"{source.stat().st_size // MIB} MiB file, receiver's main thread runs Python flat out",
+            "MiB/s",
+            "undisturbed",
+            tree.fetch,
+            lambda: tree.fetch(busy=True),
+            targets=[ratio_at_least(0.4)],
+        )

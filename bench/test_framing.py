@@ -8,22 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Against
 
+from bench.measure import MIB, Bench, mib_per_second
+from bench.place import write_noise
 from zcell._native import chunk
-
-MIB = 1024 * 1024
-CHUNKS = 64
-DIRECTORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 
 
 @pytest.fixture
-def file_fd() -> Iterator[int]:
-    path = DIRECTORY / f"zcell-bench-{os.getpid()}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+def chunks(bench: Bench) -> int:
+    """How many of 1 MiB."""
+    return bench.pick(64, 4)
+
+
+@pytest.fixture
+def file_fd(place: Path, chunks: int) -> Iterator[int]:
+    path = write_noise(place / "chunks", chunks * MIB)
+    fd = os.open(path, os.O_RDWR)
     path.unlink()
-    for _ in range(CHUNKS):
-        os.write(fd, os.urandom(MIB))
     yield fd
     os.close(fd)
 
@@ -31,21 +32,22 @@ def file_fd() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("what", "digest", "checksum"), [("digest", True, False), ("checksum", False, True), ("neither", False, False)]
 )
-def test_reading_chunks(against: Against, file_fd: int, what: str, digest: bool, checksum: bool) -> None:
+def test_reading_chunks(bench: Bench, file_fd: int, chunks: int, what: str, digest: bool, checksum: bool) -> None:
     def plain() -> None:
-        for index in range(CHUNKS):
+        for index in range(chunks):
             os.pread(file_fd, MIB, index * MIB)
 
     def frames() -> None:
-        for index in range(CHUNKS):
+        for index in range(chunks):
             chunk.read_chunk(file_fd, index, index * MIB, MIB, want_digest=digest, checksum=checksum)
 
-    against(f"read_chunk of 1 MiB, {what}", CHUNKS * MIB, "os.pread", plain, frames)
+    size = chunks * MIB
+    bench.compare(f"read_chunk, {what}", "MiB/s", "os.pread", mib_per_second(size, plain), mib_per_second(size, frames))
 
 
-@pytest.mark.parametrize("tree", [True, False])
-def test_storing_chunks(against: Against, file_fd: int, tree: bool) -> None:
-    frames = [chunk.read_chunk(file_fd, i, i * MIB, MIB, want_digest=tree, checksum=not tree)[0] for i in range(CHUNKS)]
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "checksum"])
+def test_storing_chunks(bench: Bench, file_fd: int, chunks: int, tree: bool) -> None:
+    frames = [chunk.read_chunk(file_fd, i, i * MIB, MIB, want_digest=tree, checksum=not tree)[0] for i in range(chunks)]
 
     def plain() -> None:
         for index, frame in enumerate(frames):
@@ -55,27 +57,13 @@ def test_storing_chunks(against: Against, file_fd: int, tree: bool) -> None:
         for index, frame in enumerate(frames):
             chunk.store(file_fd, frame, tree=tree, max_length=MIB, expect_index=index)
 
-    against(f"store of 1 MiB, {'tree' if tree else 'checksum'} verified", CHUNKS * MIB, "os.pwrite", plain, store)
+    size, name = chunks * MIB, f"store, {'tree' if tree else 'checksum'} verified"
+    bench.compare(name, "MiB/s", "os.pwrite", mib_per_second(size, plain), mib_per_second(size, store))
 
 
-def test_parsing_headers(against: Against) -> None:
-    frame = memoryview(chunk.encode(0, 0, bytes(64)))
-    count = 10_000
-
-    def slices() -> None:
-        for _ in range(count):
-            bytes(frame[:80])
-
-    def parse() -> None:
-        for _ in range(count):
-            chunk.parse(frame, max_length=MIB)
-
-    against("parse (MiB/s of headers)", count * 80, "slicing", slices, parse)
-
-
-def test_storing_while_the_main_thread_runs_python(against: Against, file_fd: int) -> None:
-    """A training loop holds the GIL: what is left for the thread that stores, against the same thread undisturbed?"""
-    frames = [chunk.read_chunk(file_fd, i, i * MIB, MIB, checksum=False)[0] for i in range(16)]
+def test_storing_while_the_main_thread_runs_python(bench: Bench, file_fd: int, chunks: int) -> None:
+    """A training loop holds the GIL: what is left for the thread that stores?"""
+    frames = [chunk.read_chunk(file_fd, i, i * MIB, MIB, checksum=False)[0] for i in range(chunks)]
 
     def store() -> None:
         for index, frame in enumerate(frames):
@@ -84,8 +72,10 @@ def test_storing_while_the_main_thread_runs_python(against: Against, file_fd: in
     def disturbed() -> None:
         worker = threading.Thread(target=store)
         worker.start()
-        total = 0
         while worker.is_alive():
-            total += sum(range(1000))
+            sum(range(1000))
+        worker.join()
 
-    against("store beside a busy Python thread", 16 * MIB, "undisturbed", store, disturbed)
+    size = chunks * MIB
+    name = "store beside a busy Python thread"
+    bench.compare(name, "MiB/s", "undisturbed", mib_per_second(size, store), mib_per_second(size, disturbed))

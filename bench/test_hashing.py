@@ -1,6 +1,5 @@
-"""SHA-256 leaves, trees and small files against hashlib, side by side: every round of a kernel follows a round of hashlib.
+"""SHA-256 leaves, trees and small files against hashlib, on one core.
 
-Figures are medians on one core. `noise` is the spread of the middle half of the rounds over the median, of the worse of the two.
 hashlib is given the easier work, one flat SHA-256 of the same bytes, except for small files, which it hashes one by one.
 """
 
@@ -8,124 +7,86 @@ from __future__ import annotations
 
 import hashlib
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench import machine
+from bench.figure import Target, ratio_at_least, ratio_at_most
+from bench.measure import MIB, Bench, mib_per_second, milliseconds_of, seconds_of
+from bench.place import write_noise
 from zcell._native import sha256
 from zcell.digest import file_digest, files_digest
 
-MIB = 1024 * 1024
-ROUNDS = 9
-TARGETS = {"avx512": 4.0, "avx2": 2.5}
-"""Ratios to reach where hashlib has no SHA extensions to use; 1.0 for the kernel in use anywhere."""
+MOST_LEAVES = 1024
 
 
-class SideBySide:
-    """Runs reference and subject in turn, and reports the ratio of their medians."""
-
-    def __init__(self, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
-        self._benchmark = benchmark
-        self._capsys = capsys
-
-    def measure(self, label: str, size_bytes: int, reference: Callable[[], object], subject: Callable[[], object]) -> None:
-        """Time both `ROUNDS` times after one round to warm up; `size_bytes` is the work of one call of either."""
-        reference_seconds: list[float] = []
-        subject_seconds: list[float] = []
-        subject()
-
-        def run_reference() -> None:
-            reference_seconds.append(seconds(reference))
-
-        self._benchmark.pedantic(lambda: subject_seconds.append(seconds(subject)), setup=run_reference, rounds=ROUNDS)
-        ratio = statistics.median(reference_seconds) / statistics.median(subject_seconds)
-        figures = {
-            "mib_per_second": size_bytes / MIB / statistics.median(subject_seconds),
-            "reference_mib_per_second": size_bytes / MIB / statistics.median(reference_seconds),
-            "ratio": ratio,
-            "noise": max(noise(reference_seconds), noise(subject_seconds)),
-        }
-        self._benchmark.extra_info.update(label=label, reference="hashlib", **figures)
-        with self._capsys.disabled():
-            print(
-                f"\n{label:<44} {figures['mib_per_second']:8.0f} MiB/s, hashlib {figures['reference_mib_per_second']:6.0f} MiB/s, "
-                f"ratio {ratio:5.2f} (noise {figures['noise']:.0%})",
-                end="",
-            )
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def noise(samples: list[float]) -> float:
-    """Spread of the middle half over the median."""
-    first, middle, last = statistics.quantiles(samples, n=4)
-    return (last - first) / middle
-
-
-@pytest.fixture
-def side_by_side(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> SideBySide:
-    return SideBySide(benchmark, capsys)
+def _targets(kernel: str) -> list[Target]:
+    """Where hashlib has SHA extensions to use, only the kernel in use is to keep up with it; else the lanes have to pay."""
+    if "sha_ni" in machine.cpu_flags() or "sha2" in machine.cpu_flags():
+        return [ratio_at_least(1.0)] if kernel == sha256.kernel() else []
+    return [ratio_at_least({"avx512": 4.0, "avx2": 2.5}.get(kernel, 1.0))]
 
 
 @pytest.mark.parametrize("kernel", sha256.kernels())
-def test_leaves_of_64_mib(side_by_side: SideBySide, benchmark: BenchmarkFixture, kernel: str) -> None:
-    data = os.urandom(64 * MIB)
-    benchmark.group = "64 MiB of 64 KiB leaves, by kernel"
-    benchmark.extra_info.update(kernel=kernel, in_use=kernel == sha256.kernel(), target=TARGETS.get(kernel, 1.0))
-    label = f"leaves, {kernel}{' (in use)' if kernel == sha256.kernel() else ''}"
-    side_by_side.measure(label, len(data), lambda: hashlib.sha256(data), lambda: sha256.leaves(data, kernel=kernel))
+def test_leaves(bench: Bench, kernel: str) -> None:
+    data = os.urandom(bench.pick(64, 1) * MIB)
+    bench.compare(
+        f"leaves of {len(data) // MIB} MiB, {kernel}{' (in use)' if kernel == sha256.kernel() else ''}",
+        "MiB/s",
+        "hashlib",
+        mib_per_second(len(data), lambda: hashlib.sha256(data)),
+        mib_per_second(len(data), lambda: sha256.leaves(data, kernel=kernel)),
+        targets=_targets(kernel),
+    )
 
 
-@pytest.mark.parametrize("leaves", [1, 2, 16, 64, 256, 1024])
-def test_cost_is_linear_in_bytes(side_by_side: SideBySide, benchmark: BenchmarkFixture, leaves: int) -> None:
-    """From one leaf over one chunk to 64 MiB; each call repeats until 64 MiB are hashed."""
-    data = os.urandom(leaves * sha256.LEAF_BYTES)
-    turns = range(1024 // leaves)
-    benchmark.group = "root of a buffer, by size"
+def test_cost_is_linear_in_bytes(bench: Bench) -> None:
+    """One chunk, 4 and 16 of them; each sample hashes 64 MiB in all."""
+    data = os.urandom(16 * MIB)
+    total = bench.pick(64, 16)
 
-    def subject() -> None:
-        for _ in turns:
-            sha256.chunk_root(data)
+    def nanoseconds_a_byte(chunks: int) -> float:
+        def hash_all() -> None:
+            for _ in range(total // chunks):
+                sha256.chunk_root(memoryview(data)[: chunks * MIB])
 
-    def reference() -> None:
-        for _ in turns:
-            hashlib.sha256(data)
+        return seconds_of(hash_all)() * 1e9 / (total * MIB)
 
-    side_by_side.measure(f"root of {leaves * 64} KiB", len(data) * len(turns), reference, subject)
+    once, four, sixteen = bench.interleave(*((lambda chunks=chunks: nanoseconds_a_byte(chunks)) for chunks in (1, 4, 16)))
+    for scale, samples in ((4, four), (16, sixteen)):
+        name = f"cost of hashing a byte, {scale} times as many"
+        bench.add(name, "ns", samples, reference=("1 MiB", once), targets=[ratio_at_most(1.5)])
 
 
-def test_one_file_of_256_mib(side_by_side: SideBySide, benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(256 * MIB))
-    benchmark.group = "files"
+def test_one_large_file(bench: Bench, place: Path) -> None:
+    path = write_noise(place / "large", bench.pick(256, 2) * MIB)
+    size = path.stat().st_size
 
     def reference() -> None:
         with path.open("rb") as file:
             hashlib.file_digest(file, "sha256")
 
-    side_by_side.measure("one file of 256 MiB, cached", 256 * MIB, reference, lambda: file_digest(path))
+    bench.compare(
+        f"digest of a file of {size // MIB} MiB",
+        "MiB/s",
+        "hashlib",
+        mib_per_second(size, reference),
+        mib_per_second(size, lambda: file_digest(path)),
+        targets=[ratio_at_least(1.0)],
+    )
 
 
-@pytest.mark.parametrize("count", [1250, 5000, 20_000])
-def test_many_small_files(side_by_side: SideBySide, benchmark: BenchmarkFixture, tmp_path: Path, count: int) -> None:
-    paths = [tmp_path / str(index) for index in range(count)]
-    for index, path in enumerate(paths):
-        path.write_bytes(os.urandom(index % 4000))
-    total = sum(index % 4000 for index in range(count))
-    benchmark.group = "files"
+def test_many_small_files(bench: Bench, place: Path) -> None:
+    count = bench.pick(5000, 50)
+    paths = [place / f"small-{number}" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(os.urandom(number % 4000))
 
     def reference() -> None:
         for path in paths:
             with path.open("rb", buffering=0) as file:
                 hashlib.sha256(file.read())
 
-    side_by_side.measure(f"{count} files of 0 to 4 kB, cached", total, reference, lambda: files_digest(paths))
+    name = f"digests of {count:,} files of 0 to 4 kB"
+    bench.compare(name, "ms", "hashlib", milliseconds_of(reference), milliseconds_of(lambda: files_digest(paths)))

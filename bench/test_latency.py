@@ -1,159 +1,106 @@
-"""Request and reply against a plain pyzmq DEALER and ROUTER: the same question of 64 bytes to another process, in turn in the same run."""
+"""Requests and replies against a plain pyzmq DEALER and ROUTER: the same question of 64 bytes to another process, in turn."""
 
 from __future__ import annotations
 
 import statistics
-import threading
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-import zmq
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.echoes import CELL, RAW, SECRET, server
-from zcell import Cell
+from bench.child import Child
+from bench.figure import at_least, at_most, ratio_at_most
+from bench.measure import MIB, Bench
+from bench.place import write_noise
 
-QUESTION = b"q" * 64
-BATCH = 300
-ROUNDS = 9
 CALLERS = 8
+MILLI, MICRO = 1e3, 1e6
 
 
 @pytest.fixture(scope="module")
-def cell() -> Iterator[Cell]:
-    with server(CELL) as (endpoint,), Cell("site-1", parent=endpoint, secret=SECRET) as client:
-        client.wait_ready(20)
+def server() -> Iterator[Child]:
+    with Child("cells.server", "tcp://127.0.0.1:0") as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def cell(server: Child) -> Iterator[Child]:
+    with Child("cells.client", "site-1", server.hello) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def raw() -> Iterator[Child]:
+    with Child("peers.zmq_server") as server, Child("peers.zmq_client", *server.hello) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
-def raw() -> Iterator[tuple[str, zmq.Context[zmq.Socket[bytes]]]]:
-    with server(RAW) as (endpoint, _), zmq.Context() as context:
-        yield endpoint, context
+def p99(samples: list[float]) -> float:
+    return statistics.quantiles(samples, n=100, method="inclusive")[98]
 
 
-def _ask_cell(cell: Cell) -> None:
-    reply = cell.request("server", "echo", "t", QUESTION, timeout=10)
-    assert reply.payload == QUESTION
+class Rounds:
+    """Median and 99th percentile of each round of questions."""
+
+    def __init__(self, ask: Callable[[], list[float]], scale: float) -> None:
+        self._ask = ask
+        self._scale = scale
+        self.p99: list[float] = []
+        self.most: list[float] = []
+        self.asked = 0
+
+    def __call__(self) -> float:
+        samples = [seconds * self._scale for seconds in self._ask()]
+        self.asked += len(samples)
+        self.p99.append(p99(samples))
+        self.most.append(max(samples))
+        return statistics.median(samples)
 
 
-def _seconds_each(ask: Callable[[], None], count: int) -> list[float]:
-    clock = time.perf_counter
-    samples = []
-    for _ in range(count):
-        began = clock()
-        ask()
-        samples.append(clock() - began)
-    return samples
+def test_one_caller(bench: Bench, cell: Child, raw: Child) -> None:
+    count = bench.pick(2000, 20)
+    theirs, ours = Rounds(lambda: raw.ask("ask", count=count), MICRO), Rounds(lambda: cell.ask("ask", count=count), MICRO)
+    reference, samples = bench.interleave(theirs, ours)
+    name, peer = "request and reply, 64 bytes", "pyzmq DEALER/ROUTER"
+    bench.add(f"{name}: median", "us", samples, reference=(peer, reference), targets=[at_most(500), ratio_at_most(4)])
+    bench.add(f"{name}: p99", "us", ours.p99, reference=(peer, theirs.p99))
 
 
-def test_one_caller(
-    cell: Cell,
-    raw: tuple[str, zmq.Context[zmq.Socket[bytes]]],
-    benchmark: BenchmarkFixture,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    endpoint, context = raw
-    ours: list[float] = []
-    theirs: list[float] = []
-    with context.socket(zmq.DEALER) as dealer:
-        dealer.connect(endpoint)
-
-        def ask_raw() -> None:
-            dealer.send(QUESTION)
-            assert dealer.recv() == QUESTION
-
-        _seconds_each(ask_raw, BATCH)
-        _seconds_each(lambda: _ask_cell(cell), BATCH)
-        benchmark.pedantic(
-            lambda: ours.extend(_seconds_each(lambda: _ask_cell(cell), BATCH)),
-            setup=lambda: theirs.extend(_seconds_each(ask_raw, BATCH)),
-            rounds=ROUNDS,
-        )
-    median, reference = (statistics.median(samples) * 1e6 for samples in (ours, theirs))
-    p99 = statistics.quantiles(ours, n=100)[98] * 1e6
-    benchmark.extra_info.update(
-        label="request and reply, 64 bytes: median",
-        microseconds=median,
-        p99_microseconds=p99,
-        reference="pyzmq DEALER/ROUTER",
-        reference_microseconds=reference,
-        ratio=median / reference,
-        target="at most 4 x the reference",
+def test_eight_callers(bench: Bench, cell: Child, raw: Child) -> None:
+    """Eight callers must not be slower than one. The peer gives each a socket of its own."""
+    each = bench.pick(500, 10)
+    plain, alone, together = bench.interleave(
+        lambda: raw.ask("ask_together", callers=CALLERS, each=each),
+        lambda: cell.ask("ask_together", callers=1, each=each),
+        lambda: cell.ask("ask_together", callers=CALLERS, each=each),
     )
-    with capsys.disabled():
-        print(
-            f"\nrequest and reply, 64 bytes: median {median:.0f} us (p99 {p99:.0f}), pyzmq {reference:.0f} us, "
-            f"ratio {median / reference:.2f} (target at most 4)",
-            end="",
-        )
+    bench.add(f"requests, {CALLERS} callers", "1/s", together, reference=("pyzmq, 8 DEALERs", plain), targets=[at_least(8000)])
+    bench.add("requests, 1 caller", "1/s", alone, reference=(f"{CALLERS} callers", together))
 
 
-def _per_second(ask: Callable[[], None], callers: int, each: int) -> float:
-    """Questions answered a second, asked by `callers` threads at once."""
-    start = threading.Barrier(callers + 1)
+def test_while_a_download_saturates_the_link(bench: Bench, server: Child, cell: Child, place: Path) -> None:
+    source = write_noise(place / "source", bench.pick(512, 4) * MIB)
 
-    def run() -> None:
-        start.wait()
-        for _ in range(each):
-            ask()
+    def during() -> list[float]:
+        to = place / "copy"
+        samples = cell.ask("ask_during_fetch", ref_id=server.ask("offer", path=str(source)), path=str(to))
+        to.unlink()
+        return list(samples)
 
-    threads = [threading.Thread(target=run) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    return callers * each / (time.perf_counter() - began)
+    quiet = Rounds(lambda: cell.ask("ask", count=bench.pick(500, 20)), MILLI)
+    loaded = Rounds(during, MILLI)
+    undisturbed, samples = bench.interleave(quiet, loaded)
+    name = "request while a download saturates the link"
+    bench.add(f"{name}: median", "ms", samples, reference=("undisturbed", undisturbed))
+    note = f"{loaded.asked} requests in all, asked by the cell that downloads"
+    bench.add(f"{name}: p99", "ms", loaded.p99, reference=("undisturbed", quiet.p99), targets=[at_most(5)], note=note)
 
 
-def test_eight_callers(
-    cell: Cell,
-    raw: tuple[str, zmq.Context[zmq.Socket[bytes]]],
-    benchmark: BenchmarkFixture,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Eight callers must not be slower than one: the reference gives each caller a socket of its own."""
-    endpoint, context = raw
-    local = threading.local()
-    sockets: list[zmq.Socket[bytes]] = []
-
-    def ask_raw() -> None:
-        if not hasattr(local, "socket"):
-            local.socket = context.socket(zmq.DEALER)
-            local.socket.connect(endpoint)
-            sockets.append(local.socket)
-        local.socket.send(QUESTION)
-        assert local.socket.recv() == QUESTION
-
-    ours: list[float] = []
-    alone: list[float] = []
-    theirs: list[float] = []
-
-    def references() -> None:
-        theirs.append(_per_second(ask_raw, CALLERS, BATCH))
-        alone.append(_per_second(lambda: _ask_cell(cell), 1, BATCH))
-
-    benchmark.pedantic(
-        lambda: ours.append(_per_second(lambda: _ask_cell(cell), CALLERS, BATCH)), setup=references, rounds=ROUNDS
-    )
-    for socket in sockets:
-        socket.close(0)
-    rate, one, reference = (statistics.median(samples) for samples in (ours, alone, theirs))
-    benchmark.extra_info.update(
-        label="requests a second, 8 callers",
-        per_second=rate,
-        one_caller_per_second=one,
-        reference="pyzmq, one DEALER a thread",
-        reference_per_second=reference,
-        ratio=rate / reference,
-        target="at least 8,000 a second",
-    )
-    with capsys.disabled():
-        print(
-            f"\nrequests a second: 8 callers {rate:,.0f}, one caller {one:,.0f}, pyzmq with 8 sockets {reference:,.0f}, "
-            f"ratio {rate / reference:.2f} (target at least 8,000 a second)",
-            end="",
-        )
+def test_while_a_handler_sleeps(bench: Bench, cell: Child) -> None:
+    """A handler that sleeps 1 s delays no other channel's reply by more than 50 ms."""
+    seconds = 0.05 if bench.quick else 1.0
+    quiet = Rounds(lambda: cell.ask("ask", count=bench.pick(2000, 20)), MILLI)
+    loaded = Rounds(lambda: cell.ask("ask_during_sleep", seconds=seconds), MILLI)
+    bench.interleave(quiet, loaded)
+    name = "slowest of all replies while a handler of another channel sleeps 1 s"
+    bench.add(name, "ms", loaded.most, reference=("undisturbed", quiet.most), targets=[at_most(50)])

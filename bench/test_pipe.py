@@ -59,7 +59,11 @@ def _ask(exchange: TaskExchange) -> None:
 def test_task_round_trip(bench: Bench, place: Path, kind: str) -> None:
     """A task of 64 bytes and its result, one after the other, against a bare question to another process over pyzmq."""
     count = bench.pick(200, 10)
-    with _exchange(kind, place) as (exchange, _), Child("peers.zmq_server") as server, Child("peers.zmq_client", *server.hello) as raw:
+    with (
+        _exchange(kind, place) as (exchange, _),
+        Child("peers.zmq_server") as server,
+        Child("peers.zmq_client", *server.hello) as raw,
+    ):
         theirs, ours = bench.interleave(
             lambda: statistics.median(raw.ask("ask", count=count)) * 1e3,
             lambda: statistics.median(load.seconds_each(lambda: _ask(exchange), count)) * 1e3,

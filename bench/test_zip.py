@@ -1,55 +1,47 @@
-"""ZIP streams against zipfile on the same trees, both writing to and reading from memory, extracting to tmpfs."""
+"""ZIP streams against zipfile on the same trees, both writing to and reading from memory."""
 
 from __future__ import annotations
 
 import io
-import os
-import random
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Against
 
+from bench.figure import ratio_at_most
+from bench.measure import MIB, Bench, mib_per_second, seconds_of
+from bench.place import write_noise, write_texts
 from zcell.workspace.zipstream import ZipEntry, unzip_stream, zip_stream
 
-MIB = 1024 * 1024
-WORDS = [b"import os\n", b"def train(model, data):\n", b"    return loss\n", b"alpha ", b"beta ", b"0.12345, "]
+KINDS = ("small text files", "incompressible files", "large text files")
+MTIME_NS = 10**18
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    yield path
-    shutil.rmtree(path)
+def _tree(place: Path, kind: str, quick: bool) -> list[ZipEntry]:
+    source = place / kind.replace(" ", "-")
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir()
+    if kind == "small text files":
+        write_texts(source, 10 if quick else 1000)
+    elif kind == "incompressible files":
+        for number in range(1 if quick else 10):
+            write_noise(source / str(number), 2 * MIB)
+    else:
+        for number in range(1 if quick else 4):
+            (source / str(number)).write_bytes(b"".join(b"%d: loss %.6f\n" % (line, line**0.5) for line in range(250_000)))
+    return _entries(source)
 
 
-def make_tree(place: Path, kind: str, scale: int = 1) -> list[ZipEntry]:
-    """`small`: 1,000 text files for each unit of scale; `noise`: 10 incompressible files of 2 MiB; `text`: 4 files of 5 MiB."""
-    chance = random.Random(1)
-    sizes = {
-        "small": [chance.randrange(100, 8000) for _ in range(1000 * scale)],
-        "noise": [2 * MIB] * 10,
-        "text": [5 * MIB] * 4,
-    }
-    entries = []
-    for number, size in enumerate(sizes[kind]):
-        path = place / f"source/{number // 100}/{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = b"".join(chance.choices(WORDS, k=size // 10))
-        path.write_bytes(os.urandom(size) if kind == "noise" else text)
-        entries.append(ZipEntry(f"{number // 100}/{number}", path, 0o644, 10**18))
-    return entries
+def _entries(source: Path) -> list[ZipEntry]:
+    return [ZipEntry(str(p.relative_to(source)), p, 0o644, MTIME_NS) for p in sorted(source.rglob("*")) if p.is_file()]
 
 
-def total(entries: list[ZipEntry]) -> int:
+def _total(entries: list[ZipEntry]) -> int:
     return sum(entry.source.stat().st_size for entry in entries if isinstance(entry.source, Path))
 
 
-def by_zipfile(entries: list[ZipEntry]) -> bytes:
+def _by_zipfile(entries: list[ZipEntry]) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for entry in entries:
@@ -57,18 +49,23 @@ def by_zipfile(entries: list[ZipEntry]) -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["small", "noise", "text"])
-def test_writing(against: Against, place: Path, kind: str) -> None:
-    entries = make_tree(place, kind)
-    against(f"zip_stream, {kind}", total(entries), "zipfile", lambda: by_zipfile(entries), lambda: list(zip_stream(entries)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_writing(bench: Bench, place: Path, kind: str) -> None:
+    entries = _tree(place, kind, bench.quick)
+    size = _total(entries)
+    plain, ours = (lambda: _by_zipfile(entries)), (lambda: list(zip_stream(entries)))
+    ratio = sum(map(len, zip_stream(entries))) / size
+    note = f"archive {ratio:.0%} of the files, zipfile's {len(_by_zipfile(entries)) / size:.0%}"
+    bench.compare(
+        f"zip {kind}", "MiB/s", "zipfile", mib_per_second(size, plain), mib_per_second(size, ours), rounds=5, note=note
+    )
 
 
-@pytest.mark.parametrize("kind", ["small", "noise", "text"])
-def test_reading(against: Against, place: Path, kind: str) -> None:
-    entries = make_tree(place, kind)
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading(bench: Bench, place: Path, kind: str) -> None:
+    entries = _tree(place, kind, bench.quick)
     chunks = list(zip_stream(entries))
-    archive = b"".join(chunks)
-    out = place / "out"
+    archive, size, out = b"".join(chunks), _total(entries), place / "out"
 
     def plain() -> None:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -79,22 +76,23 @@ def test_reading(against: Against, place: Path, kind: str) -> None:
         unzip_stream(chunks, out)
         shutil.rmtree(out)
 
-    against(f"unzip_stream, {kind}", total(entries), "zipfile", plain, stream)
+    bench.compare(f"unzip {kind}", "MiB/s", "zipfile", mib_per_second(size, plain), mib_per_second(size, stream))
 
 
-@pytest.mark.parametrize("scale", [4, 16])
-def test_cost_grows_linearly_with_the_number_of_files(against: Against, place: Path, scale: int) -> None:
-    """One tree of `scale` times the files against `scale` times the small tree: a ratio near 1 is linear."""
-    few, many = make_tree(place, "small")[:250], make_tree(place / "many", "small", 4)[: 250 * scale]
+def test_cost_is_linear_in_files(bench: Bench, place: Path) -> None:
+    few = bench.pick(200, 5)
+    trees = {scale: place / f"times-{scale}" for scale in (1, 4, 16)}
+    for scale, tree in trees.items():
+        write_texts(tree, few * scale)
 
-    def both(entries: list[ZipEntry]) -> None:
-        unzip_stream(zip_stream(entries), place / "out")
-        shutil.rmtree(place / "out")
+    def milliseconds_a_file(scale: int) -> float:
+        def both() -> None:
+            unzip_stream(zip_stream(_entries(trees[scale])), place / "out")
+            shutil.rmtree(place / "out")
 
-    against(
-        f"zip and unzip, {scale} times the files",
-        total(many),
-        f"{scale} small trees",
-        lambda: [both(few) for _ in range(scale)],
-        lambda: both(many),
-    )
+        return seconds_of(both)() * 1e3 / (few * scale)
+
+    once, four, sixteen = bench.interleave(*((lambda scale=scale: milliseconds_a_file(scale)) for scale in trees))
+    for scale, samples in ((4, four), (16, sixteen)):
+        name = f"cost of zipping and unzipping a file, {scale} times as many"
+        bench.add(name, "ms", samples, reference=(f"{few} files", once), targets=[ratio_at_most(1.5)])
