@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -147,3 +149,18 @@ def test_limits_out_of_range_are_refused_by_name(value: int) -> None:
         ExtractLimits(entries=value)
     with pytest.raises(ValueError, match=r"ExtractLimits\.path_bytes must be at most 65535"):
         ExtractLimits(path_bytes=65536)
+
+
+@given(st.text(alphabet="aAcCoOnN01xX./:\\ _-é\0", max_size=12))
+def test_the_short_way_for_plain_names_gives_what_the_rules_give(name: str) -> None:
+    limits = ExtractLimits(depth=3, name_bytes=8)
+
+    def outcome() -> tuple[str, ...] | str:
+        try:
+            return validate_entry_name(name, limits=limits)
+        except BundleError as error:
+            return str(error)
+
+    short = outcome()
+    with mock.patch("zcell.workspace.names._PLAIN", re.compile(r"(?!)")):
+        assert outcome() == short

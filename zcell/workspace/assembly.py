@@ -12,7 +12,7 @@ import os
 import stat
 
 from zcell.errors import BundleError, WorkspaceError
-from zcell.workspace.copying import copy_extents, link_or_none
+from zcell.workspace.copying import copy_extents, link
 from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.moves import moves_of
@@ -75,10 +75,10 @@ class Assembly:
             status = os.fstat(source)
             if Identity.of(status) != holding.identity:
                 raise BundleError(f"{entry.path!r} changed at the destination during the transfer; try again")
-            directory, name = self._vacant(entry)
+            directory, name = self._tree.above(entry.path)
             unchanged = (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns)
             may_link = may_link and unchanged and status.st_nlink == 1
-            if may_link and link_or_none(destination.above(entry.path), (directory, name), status):
+            if may_link and link(destination.above(entry.path), (directory, name), status):
                 self._settled.add(index)
                 return
             fd = self._create(entry)
@@ -125,9 +125,7 @@ class Assembly:
     def carry_file(self, path: str, above: tuple[int, str], status: os.stat_result) -> None:
         """Something that is no directory and not in the manifest stays: as another link, or as a copy."""
         directory, name = self._tree.above(path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
-        if link_or_none(above, (directory, name), status):
+        if link(above, (directory, name), status):
             return
         if stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(above[1], dir_fd=above[0]), name, dir_fd=directory)
@@ -168,13 +166,6 @@ class Assembly:
                 os.close(fd)
         finally:
             os.close(source)
-
-    def _vacant(self, entry: Entry) -> tuple[int, str]:
-        """Directory and name for a new file; what an earlier run left there is removed."""
-        directory, name = self._tree.above(entry.path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
-        return directory, name
 
     def _create(self, entry: Entry) -> int:
         directory, name = self._tree.above(entry.path)

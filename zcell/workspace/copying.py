@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -15,27 +16,43 @@ _NO_LINKS = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENO
 _NO_RANGES = (errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.ETXTBSY)
 
 
-def link_or_none(source: tuple[int, str], target: tuple[int, str], status: os.stat_result) -> bool:
-    """Give the file at `source` (directory, name) a second name; False when that cannot be, and nothing is at `target` then.
+def link(source: tuple[int, str], target: tuple[int, str], status: os.stat_result) -> bool:
+    """Give the file at `source` (directory, name) a second name, in the place of what is there; False when that cannot be.
 
-    `status` is what the caller saw; a file that was exchanged meanwhile is not linked.
+    `status` is what the caller saw; a file that was exchanged meanwhile is not linked. Nothing is at `target` after False.
     """
     try:
-        os.link(source[1], target[1], src_dir_fd=source[0], dst_dir_fd=target[0], follow_symlinks=False)
+        _link_over(source, target)
     except OSError as error:
         if error.errno in _NO_LINKS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target[1], dir_fd=target[0])
             return False
         raise
     now = os.stat(target[1], dir_fd=target[0], follow_symlinks=False)
-    if (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-    ):
+    if _same(now, status):
         return True
     os.unlink(target[1], dir_fd=target[0])
     return False
+
+
+def _link_over(source: tuple[int, str], target: tuple[int, str]) -> None:
+    for _ in range(2):
+        try:
+            os.link(source[1], target[1], src_dir_fd=source[0], dst_dir_fd=target[0], follow_symlinks=False)
+        except FileExistsError:
+            os.unlink(target[1], dir_fd=target[0])
+        else:
+            return
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) == (
+        other.st_dev,
+        other.st_ino,
+        other.st_size,
+        other.st_mtime_ns,
+    )
 
 
 def copy_extents(source: int, target: int, size: int, packed: Extents | None = None) -> None:

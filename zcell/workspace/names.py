@@ -15,6 +15,9 @@ DEFAULT_LIMITS = ExtractLimits()
 # Names that Windows gives to devices, whatever extension follows.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE | re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:")
+# Most names: nothing in them can break a rule, lengths aside. What looks like a device's name is left to the rules themselves.
+_PLAIN_PART = r"(?!(?i:con|prn|aux|nul|com|lpt))[A-Za-z0-9_][A-Za-z0-9_.+=@-]*"
+_PLAIN = re.compile(rf"{_PLAIN_PART}(?:/{_PLAIN_PART})*")
 
 
 def _refuse(name: str, rule: str) -> BundleError:
@@ -29,6 +32,8 @@ def validate_entry_name(name: str, *, limits: ExtractLimits = DEFAULT_LIMITS) ->
     backslashes, drive forms (``C:``), names of devices (``nul``, ``com1.txt``), text that is not UTF-8, and names, components
     or depths above `limits`.
     """
+    if len(name) <= min(limits.name_bytes, limits.path_bytes) and _PLAIN.fullmatch(name) and name.count("/") < limits.depth:
+        return tuple(name.split("/"))
     if not name:
         raise _refuse(name, "a name must not be empty")
     try:
