@@ -57,7 +57,16 @@ def run(
         Path, typer.Argument(help="Directory that is shipped; it is the job's working directory.", metavar="WORKSPACE")
     ],
     command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", metavar="COMMAND")],
-    launcher: Annotated[str, typer.Option(help="What starts the job.")] = "process",
+    launcher: Annotated[str, typer.Option(help="What starts the job: process, docker, slurm, kubernetes.")] = "process",
+    image: Annotated[str | None, typer.Option(help="Image of the job's container; short for --set image=IMAGE.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the launcher, JSON or text; may be repeated.", metavar="K=V")
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Address where the job reaches this command; default: what the launcher needs.", metavar="URL"),
+    ] = None,
+    insecure: Insecure = False,
     results: Annotated[
         Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
     ] = None,
@@ -74,12 +83,13 @@ def run(
     Without --results they go back into WORKSPACE. A failing command's results come back too. Ctrl-C ends the job and still brings
     back what there is; a second Ctrl-C ends it at once. WORKSPACE/startup never travels.
     """
+    from zcell.cli.choosing import LauncherChoice
     from zcell.cli.run import run_job
 
     return run_job(
         workspace,
         command,
-        launcher=launcher,
+        launcher=LauncherChoice(launcher, {"image": image} if image is not None else {}, settings or [], listen, insecure),
         results=results,
         env=env or [],
         excludes=exclude or [],

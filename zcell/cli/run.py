@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from zcell.cli.exits import BY_FAILURE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.cli.share import below
-from zcell.launch.selection import load_launcher
 from zcell.launch.spec import JobSpec
 from zcell.limits import MIB
 
 if TYPE_CHECKING:
+    from zcell.cli.choosing import LauncherChoice
     from zcell.launch.handle import JobHandle
     from zcell.workspace.meter import WorkspaceProgress
 
@@ -70,7 +70,7 @@ def run_job(
     workspace: Path,
     command: Sequence[str],
     *,
-    launcher: str,
+    launcher: LauncherChoice,
     results: Path | None,
     env: Sequence[str],
     excludes: Sequence[str],
@@ -85,15 +85,15 @@ def run_job(
     screen = Screen(json=json)
     spec = replace(_spec(workspace, command, results, env), skip_links=skip_links, grace=grace)
     spec = replace(spec, excludes=below(spec.job_id, excludes))
-    starter = load_launcher(launcher)()
     transfers = Transfers(screen)
     began = time.monotonic()
     with (
         Interrupts() as interrupts,
-        Cell(OWNER, listen=["tcp://127.0.0.1:0"], secret=new_secret()) as cell,
+        closing(launcher.make()) as starter,
+        Cell(OWNER, listen=launcher.endpoints(starter), insecure=launcher.insecure, secret=new_secret()) as cell,
     ):
         handle = starter.launch(spec, cell, on_output=screen.output, on_progress=transfers)
-        screen.result("started", job_id=spec.job_id, launcher=launcher, command=list(command))
+        screen.result("started", job_id=spec.job_id, launcher=launcher.name, command=list(command))
         interrupts.abort.add_callback(lambda: _ask_to_end(screen, handle))
         interrupts.again = lambda: _end_at_once(screen, handle)
         handle.wait()

@@ -52,6 +52,10 @@ class Launcher(ABC):
 
     name: str = ""
     """The name under which it is installed."""
+    command_settings: Mapping[str, Any] = {}
+    """What ``zcell run`` sets unless it is told otherwise."""
+    goes_elsewhere = False
+    """Whether its jobs may reach their parent over a network, which the setting ``insecure`` then allows."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
         self.settings = dict(settings or {})
@@ -91,6 +95,10 @@ class Launcher(ABC):
             except Exception:
                 log.exception("job %s: the launched hook %r raised", spec.job_id, hook)
             handle.on_finished(lambda ended, hook=hook: hook.finished(spec, ended))  # type: ignore[misc]
+
+    def endpoints(self) -> list[str]:
+        """Where a parent listens that is there for this launcher's jobs alone. Raises `LaunchError`."""
+        return ["tcp://127.0.0.1:0"]
 
     def check(self, spec: JobSpec) -> None:  # noqa: B027  most launchers have something to check, none has to
         """Raise `LaunchError` for a mistake in `spec` or the settings, before anything is prepared."""

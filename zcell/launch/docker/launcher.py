@@ -49,6 +49,7 @@ class DockerLauncher(RemoteLauncher):
 
     name = "docker"
     own_settings = settings.SITE_SETTINGS
+    command_settings = {"workspace": settings.TRANSFER}  # noqa: RUF012  never changed
     # the engine's view of a container does not lag, and an engine that hangs must not keep a caller from the job's end
     bounds_by_default = Bounds(absence=2.0, margin=2.0, late_words=2.0, unconfirmed=1.0)
 
@@ -70,6 +71,15 @@ class DockerLauncher(RemoteLauncher):
         self._janitor.close()
         self.engine.close()
 
+    def endpoints(self) -> list[str]:
+        """The engine's host as its containers see it; every address when they are told another one."""
+        if self.site.parent_host or self._parent_url:
+            return [f"tcp://{reach.EVERYWHERE}:0"]
+        try:
+            return [f"tcp://{reach.listening_host(self._known_network())}:0"]
+        except EngineError as error:
+            raise LaunchError(f"the docker launcher cannot say where its jobs reach their parent: {error}") from error
+
     # before anything is started
 
     def check(self, spec: JobSpec) -> None:
@@ -78,14 +88,10 @@ class DockerLauncher(RemoteLauncher):
         self._devices(spec, job)
         self._mounts(spec)
         try:
-            if self._network() is None:
-                raise LaunchError(
-                    f"job {spec.job_id}: the Docker engine has no network {self.site.network!r}; create it: "
-                    f"docker network create {self.site.network}, or name another one in the docker launcher's setting network"
-                )
+            self._known_network()
             if not self.engine.has_image(job.image):
                 self._fetch_image(spec, job.image)
-        except EngineError as error:
+        except (EngineError, LaunchError) as error:
             raise LaunchError(f"job {spec.job_id}: {error}") from error
 
     def _job_settings(self, spec: JobSpec) -> JobSettings:
@@ -107,16 +113,25 @@ class DockerLauncher(RemoteLauncher):
                 raise LaunchError(f"job {spec.job_id}: {error}") from error
         return mounts
 
-    def _network(self) -> dict[str, Any] | None:
-        if self.site.network == reach.HOST_NETWORK:
-            return {"Name": reach.HOST_NETWORK, "Driver": "host"}
-        return self.engine.network(self.site.network)
+    def _known_network(self) -> dict[str, Any]:
+        name = self.site.network
+        network = self.engine.network(name)
+        if network is None:
+            raise LaunchError(
+                f"the Docker engine has no network {name!r}; create it: docker network create {name}, or name another one in the "
+                "docker launcher's setting network"
+            )
+        if network.get("Driver") == "null":
+            raise LaunchError(
+                f"the network {name!r} connects to nothing, and a job must reach its parent: name another network"
+            )
+        return network
 
     def _fetch_image(self, spec: JobSpec, image: str) -> None:
         if self.site.pull == "never":
             raise LaunchError(
-                f"job {spec.job_id}: the Docker engine does not have the image {image!r}; docker pull {image}, or set the docker "
-                "launcher's setting pull to 'missing'"
+                f"the Docker engine does not have the image {image!r}; docker pull {image}, or set the docker launcher's setting pull "
+                "to 'missing'"
             )
         log.info("job %s: pulling the image %s", spec.job_id, image)
         self.engine.pull(image)
@@ -131,18 +146,11 @@ class DockerLauncher(RemoteLauncher):
         except CellClosedError as error:
             raise LaunchError(f"job {spec.job_id}: its parent {parent.fqcn!r} is not running: {error}") from error
         try:
-            host = self.site.parent_host or self._host(spec.site)
+            names = [spec.site, container_name(spec.site, "")]
+            host = self.site.parent_host or reach.parent_host(self._known_network(), names)
             return reach.parent_url(endpoints, host)
         except (LaunchError, EngineError) as error:
             raise LaunchError(f"job {spec.job_id}: {error}") from error
-
-    def _host(self, site: str) -> str:
-        network = self._network()
-        if network is None:
-            raise LaunchError(
-                f"the Docker engine has no network {self.site.network!r}; docker network create {self.site.network}"
-            )
-        return reach.parent_host(network, [site, container_name(site, "")])
 
     def _hand_over(self, spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> RemoteHandOver:
         return super()._hand_over(self._travelling(spec), parent, on_progress)

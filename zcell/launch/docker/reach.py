@@ -10,7 +10,8 @@ from zcell.cell.endpoints import is_local
 from zcell.errors import LaunchError
 
 HOST_NETWORK = "host"
-_ANY = ("0.0.0.0", "[::]", "*")  # noqa: S104  compared, not bound
+EVERYWHERE = "0.0.0.0"  # noqa: S104  bound only where the user has said so
+_ANY = (EVERYWHERE, "[::]", "*")
 
 
 def gateway(network: Mapping[str, Any]) -> str:
@@ -44,6 +45,13 @@ def parent_host(network: Mapping[str, Any], names: Sequence[str]) -> str:
     return (gateway(network) if is_bridge else "") or names[0]
 
 
+def listening_host(network: Mapping[str, Any]) -> str:
+    """Where a parent on the engine's host listens for containers of `network`, and for as few others as can be."""
+    if network.get("Name") == HOST_NETWORK:
+        return "127.0.0.1"
+    return (gateway(network) if network.get("Driver") == "bridge" else "") or EVERYWHERE
+
+
 def parent_url(endpoints: Sequence[str], host: str) -> str:
     """The address of the parent at `host`: the port of the endpoint that is reached there.
 
@@ -59,7 +67,7 @@ def parent_url(endpoints: Sequence[str], host: str) -> str:
     listening = ", ".join(endpoints) or "nowhere"
     raise LaunchError(
         f"a container would call the parent at {host}, and the parent listens on {listening}; start it with "
-        f"listen=['tcp://{host if _is_address(host) else '0.0.0.0'}:0'], insecure=True (this version has no kits for addresses that "  # noqa: S104
+        f"listen=['tcp://{host if _is_address(host) else EVERYWHERE}:0'], insecure=True (this version has no kits for addresses that "
         "others may reach; the link secret is still proved by both sides), or name another way in the docker launcher's setting "
         "parent_url or parent_host"
     )

@@ -54,6 +54,7 @@ class RemoteLauncher(Launcher):
     """What each of its own settings is."""
     bounds_by_default = Bounds()
     may_requeue = False
+    goes_elsewhere = True
 
     def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
         super().__init__(settings, hooks=hooks)
