@@ -60,3 +60,10 @@ def test_a_callback_that_raises_is_not_called_again_and_costs_no_output() -> Non
     output.feed("stdout", b"a\nb\n")
     assert calls == [b"a\n"]
     assert output.text() == "a\nb\n"
+
+
+def test_a_log_file_that_cannot_be_written_costs_no_output() -> None:
+    output = JobOutput(file=Path("/dev/full"))
+    output.feed("stdout", b"one\ntwo\n")
+    output.end()
+    assert output.text() == "one\ntwo\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -60,7 +61,8 @@ class Command:
             if self._process is None:
                 self._stop_first = True
             elif self._process.returncode is None:
-                os.killpg(self._process.pid, number)
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended, or became another user's
+                    os.killpg(self._process.pid, number)
 
     def kill_all(self) -> None:
         """SIGKILL to the command and everything it started."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zcell.errors import BundleError, DownloadError, LinkError, WorkspaceError, ZcellError
+from zcell.launch.code import with_code
 from zcell.launch.command import LEFTOVER_GRACE, Command
 from zcell.launch.credentials import VARIABLE, remove_credentials
 from zcell.launch.family import adopt_orphans
@@ -78,12 +79,14 @@ class JobRunner:
         except (ZcellError, OSError) as error:
             return self._files_failed(error, None)
         self._watch.say(Report(Phase.COMMAND, files=shipped))
-        code = self._command.run(os.environ)
+        code = self._command.run(with_code(os.environ, self._directory.parent))
         if not self._command.end_leftovers(0.0 if self._watch.stopping.triggered else LEFTOVER_GRACE):
             log.warning("some processes that the command started cannot be ended")
         try:
             results = self._upload(code)
-        except (ZcellError, OSError) as error:
+        except Exception as error:  # whatever it is, the command's own code must come out
+            if not isinstance(error, ZcellError | OSError):
+                log.error("a defect kept the results from being brought back", exc_info=error)
             return self._files_failed(error, code)
         self._watch.say(Report(Phase.ENDED, code, files=results))
         return code

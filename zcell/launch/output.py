@@ -5,6 +5,7 @@ Bytes become lines: a line longer than `LINE_BYTES` is cut into pieces, the last
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -70,9 +71,7 @@ class JobOutput:
         """Both streams have ended. Idempotent."""
         for stream, splitter in self._splitters.items():
             self._take(stream, splitter.end())
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close_file()
 
     def text(self) -> str:
         """The kept lines as text; bytes that are no UTF-8 are replaced, and a first line says how much is missing."""
@@ -84,16 +83,30 @@ class JobOutput:
     def _take(self, stream: str, lines: list[bytes]) -> None:
         for line in lines:
             self._keep(line)
-            if self._file is not None:
-                self._file.write(line)
+            self._write(line)
             if self._callback is not None:
                 try:
                     self._callback(stream, line)
                 except Exception:
                     log.exception("the callback for a job's output raised; it is not called again")
                     self._callback = None
-        if lines and self._file is not None:
-            self._file.flush()
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+            if line.endswith(b"\n"):
+                self._file.flush()
+        except OSError as error:  # a full disk must not take the job along
+            log.warning("the job's log file cannot be written any more: %s", error)
+            self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _keep(self, line: bytes) -> None:
         with self._lock:

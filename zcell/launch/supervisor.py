@@ -9,12 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from zcell.launch.process_handle import ProcessHandle
 
 log = logging.getLogger("zcell.launch")
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -79,7 +80,7 @@ class Supervisor:
                     for fd, read in handle.sources():
                         selector.register(fd, selectors.EVENT_READ, (handle, read))
                 for work in calls:
-                    work()
+                    _attempt(work)
                 self._turn(selector, wake)
 
     def _turn(self, selector: selectors.BaseSelector, wake: int) -> None:
@@ -92,7 +93,7 @@ class Supervisor:
                 os.read(wake, 4096)
                 continue
             handle, read = key.data
-            if read():
+            if _attempt(read):
                 continue
             selector.unregister(key.fd)
             if key.fd == handle.lease_fd:
@@ -102,7 +103,7 @@ class Supervisor:
         now = time.monotonic()
         for handle in self.handles():
             if handle.deadline is not None and handle.deadline <= now:
-                handle.on_deadline()
+                _attempt(handle.on_deadline)
 
     def _conclude(self, handle: ProcessHandle, selector: selectors.BaseSelector) -> None:
         for fd, _ in handle.sources():
@@ -116,3 +117,12 @@ class Supervisor:
         finally:
             with self._lock:
                 self._handles.remove(handle)
+
+
+def _attempt(work: Callable[[], T]) -> T | None:
+    """One job's trouble must not end the thread that looks after all of them."""
+    try:
+        return work()
+    except Exception:
+        log.exception("looking after a job failed")
+        return None
