@@ -282,6 +282,19 @@ class LauncherConformance:
         assert files is not None
         assert files["files"] == 3
 
+    def test_a_jobs_own_modules_are_found_where_the_workspace_is(self, start: Starter, tmp_path: Path) -> None:
+        for place in (tmp_path / "job-1" / "custom", tmp_path / "local" / "shared"):
+            place.mkdir(parents=True)
+            (place / f"{place.name}_module.py").write_text(f"print('{place.name}')")
+        code: list[Path | str] = ["custom", tmp_path / "local" / "shared"]
+        script = "import custom_module, shared_module, os, sys; print(os.environ['PYTHONPATH'])"
+        spec = JobSpec(job_id="job-1", command=["python3", "-c", script], workspace=tmp_path, code=code)
+        handle = start(spec)
+        assert handle.wait(LIMIT) is JobReturnCode.SUCCESS, handle.logs()
+        custom, shared, path = handle.logs().split()
+        assert (custom, shared) == ("custom", "shared")
+        assert str(tmp_path) not in path
+
     def test_what_a_terminated_job_wrote_comes_back(self, start: Starter, tmp_path: Path) -> None:
         handle = start.shell(f"echo half > model; {STUBBORN}", job_directory=tmp_path)
         start.wait_for(b"ready\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from zcell.errors import CellClosedError, LaunchError
 from zcell.fqcn import FQCN
+from zcell.launch.code import VARIABLE as CODE_VARIABLE
+from zcell.launch.code import code_entries
 from zcell.launch.credentials import Credentials
 from zcell.launch.launcher import HandOver
 from zcell.launch.spec import JobSpec
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 STARTUP = "startup"
 
 
-def hand_over(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> HandOver:
-    """Register the job's workspace with `parent`; what the job must be told. Raises `LaunchError`."""
+def hand_over(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None, *, ships: bool = True) -> HandOver:
+    """Register the job's workspace with `parent`, if it `ships`; what the job must be told. Raises `LaunchError`."""
     try:
         endpoints = parent.endpoints
     except CellClosedError as error:
@@ -35,7 +38,9 @@ def hand_over(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None)
         "ZCELL_PARENT": endpoints[0],
         "ZCELL_SITE": spec.site,
     }
-    token = _register_workspace(spec, parent, on_progress)
+    if code := code_entries(spec):
+        env[CODE_VARIABLE] = os.pathsep.join(code)
+    token = _register_workspace(spec, parent, on_progress) if ships else ""
     if token:
         env["ZCELL_OWNER"] = parent.fqcn
     return HandOver(env, Credentials(parent.link_secret, token))

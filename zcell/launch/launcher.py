@@ -110,6 +110,10 @@ class Launcher(ABC):
     def _start(self, spec: JobSpec, hand_over: HandOver, on_output: OutputCallback | None) -> JobHandle:
         """Start the job's runner (``python -m zcell.launch.job``) in the engine. Raises `LaunchError`."""
 
+    def _ships(self, spec: JobSpec) -> bool:
+        """Whether the job's files travel over the cell."""
+        return True
+
     def _ask_hooks(self, spec: JobSpec) -> JobSpec:
         for hook in self.hooks:
             try:
@@ -123,9 +127,10 @@ class Launcher(ABC):
     def _hand_over(self, spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> HandOver:
         from zcell.launch.handover import hand_over
 
-        return hand_over(spec, parent, on_progress)
+        return hand_over(spec, parent, on_progress, ships=self._ships(spec))
 
     def _take_back(self, spec: JobSpec, parent: Cell) -> None:
         from zcell.launch.handover import take_back
 
-        take_back(spec, parent)
+        if self._ships(spec):
+            take_back(spec, parent)

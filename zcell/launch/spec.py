@@ -64,6 +64,8 @@ class JobSpec:
     """Patterns of what does not travel, relative to the workspace, besides what never does (see `zcell.workspace.patterns`)."""
     skip_links: bool = False
     """Leave links, devices and sockets at home with a warning, instead of refusing the launch."""
+    code: Sequence[Path | str] = ()
+    """Directories for ``PYTHONPATH``: below the job's directory, where relative paths start, or the workspace's ``local/``."""
     site: str = "local"
     """Where it runs; chooses the launcher and its settings."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -82,8 +84,8 @@ class JobSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.job_id, str) or not _JOB_ID.match(self.job_id):
             raise ValueError(f"job_id must be 1 to 63 of letters, digits, '_' and '-', got {self.job_id!r}")
-        if isinstance(self.command, str | bytes) or isinstance(self.arguments, str | bytes):
-            raise TypeError("command and arguments must be sequences of str, not one string: split it, as shlex.split does")
+        if any(isinstance(value, str | bytes) for value in (self.command, self.arguments, self.code)):
+            raise TypeError("command, arguments and code must be sequences of str, not one string: split it, as shlex.split does")
         if bool(self.command) == bool(self.module):
             raise ValueError(f"job {self.job_id}: give exactly one of command and module")
         if self.arguments and not self.module:
@@ -102,6 +104,7 @@ class JobSpec:
                 object.__setattr__(self, name, Path(place))
         object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "arguments", tuple(self.arguments))
+        object.__setattr__(self, "code", tuple(self.code))
         object.__setattr__(self, "excludes", tuple(self.excludes))
         for name in ("env", "resources", "launcher_spec", "resource_spec"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))

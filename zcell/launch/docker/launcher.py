@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zcell.cell.endpoints import is_local
@@ -33,8 +32,6 @@ from zcell.launch.spec import JobSpec
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
-    from zcell.launch.remote.launcher import RemoteHandOver
-    from zcell.workspace.meter import ProgressCallback
 
 log = logging.getLogger("zcell.launch.docker")
 
@@ -152,19 +149,12 @@ class DockerLauncher(RemoteLauncher):
         except (LaunchError, EngineError) as error:
             raise LaunchError(f"job {spec.job_id}: {error}") from error
 
-    def _hand_over(self, spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None) -> RemoteHandOver:
-        return super()._hand_over(self._travelling(spec), parent, on_progress)
-
-    def _take_back(self, spec: JobSpec, parent: Cell) -> None:
-        super()._take_back(self._travelling(spec), parent)
-
-    def _travelling(self, spec: JobSpec) -> JobSpec:
-        """The spec with the workspace that is to travel: none when the container shares its directories."""
-        return replace(spec, workspace=None, job_directory=None) if self.site.workspace == SHARED else spec
+    def _ships(self, spec: JobSpec) -> bool:
+        return self.site.workspace != SHARED
 
     def _directory(self, spec: JobSpec) -> str:
-        has_workspace = spec.workspace is not None or spec.job_directory is not None
-        return f"{view.WORKSPACE}/{spec.job_id}" if self.site.workspace == SHARED and has_workspace else ""
+        is_there = spec.workspace is not None or spec.job_directory is not None
+        return f"{view.WORKSPACE}/{spec.job_id}" if is_there and not self._ships(spec) else ""
 
     # the container
 
