@@ -21,7 +21,7 @@ from tests.workspace.snapshots import snapshot, write_tree
 from zcell import Cell
 from zcell.errors import DownloadError, WorkspaceError
 from zcell.limits import MIB
-from zcell.workspace import Received, WorkspaceProgress, download_workspace, fetch_tree, offer_tree, upload_results
+from zcell.workspace import JobContext, Received, WorkspaceProgress, download_workspace, fetch_tree, offer_tree, upload_results
 from zcell.workspace.offers import TreeOffer
 from zcell.workspace.remote import PartSink
 
@@ -37,21 +37,31 @@ def working_tree(root: Path, seed: int) -> None:
     write_tree(root, {f"{JOB}/large{n}": rng.randbytes(SIZE // 4) for n in range(4)}, seed=seed)
 
 
-def kill_when(process: subprocess.Popen[str], when: str, progress: list[WorkspaceProgress], count: int) -> None:
-    """Kill `process` as soon as the owner has seen `count` of `when` in this transfer, or let it end."""
-    while process.poll() is None:
-        if progress and getattr(progress[-1], when) >= count:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.communicate(timeout=60)
+class Killer:
+    """Kills a job as soon as its owner has seen `count` of `what` in its transfer; one that is faster ends by itself."""
+
+    def __init__(self) -> None:
+        self._when = ("", 0)
+        self._process: subprocess.Popen[str] | None = None
+
+    def on_progress(self, event: WorkspaceProgress) -> None:
+        what, count = self._when
+        if self._process is not None and getattr(event, what) >= count:
+            self._process.send_signal(signal.SIGKILL)
+
+    def run(self, context: JobContext, script: str, what: str, count: int) -> None:
+        self._when = (what, count)
+        self._process = start_job(context, script)
+        self._process.communicate(timeout=60)
+        self._process = None
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_job_killed_while_it_fetches_its_workspace_goes_on_where_it_was(tcp_site: Site, share: float) -> None:
     working_tree(tcp_site.root, 1)
-    progress: list[WorkspaceProgress] = []
-    context = tcp_site.add_job(progress=progress.append)
-    kill_when(start_job(context, DOWN), "bytes_done", progress, int(SIZE * share))
+    killer = Killer()
+    context = tcp_site.add_job(progress=killer.on_progress)
+    killer.run(context, DOWN, "bytes_done", int(SIZE * share))
     assert set(snapshot(tcp_site.job_root, ignore_stages=True)) in (set(), set(snapshot(tcp_site.root)))
     before = tcp_site.cell.statistics().data_frames_sent
     run_job(context, DOWN)
@@ -64,10 +74,10 @@ def test_a_job_killed_while_it_fetches_its_workspace_goes_on_where_it_was(tcp_si
 def test_a_job_killed_while_it_brings_results_back_goes_on_where_it_was(tcp_site: Site, share: float) -> None:
     write_tree(tcp_site.root, {f"{JOB}/input": b"1"}, seed=2)
     before = snapshot(tcp_site.root)
-    progress: list[WorkspaceProgress] = []
-    context = tcp_site.add_job(progress=progress.append)
+    killer = Killer()
+    context = tcp_site.add_job(progress=killer.on_progress)
     working_tree(tcp_site.job_root, 3)
-    kill_when(start_job(context, UP), "bytes_done", progress, int(SIZE * share))
+    killer.run(context, UP, "bytes_done", int(SIZE * share))
     results = snapshot(tcp_site.job_root / JOB)
     now = snapshot(tcp_site.root, ignore_stages=True)
     assert now == before or set(now) == {JOB, f"{JOB}/input"} | {f"{JOB}/{path}" for path in results}
@@ -225,11 +235,10 @@ def test_what_is_no_directory_is_not_offered_as_one(tcp_site: Site, tmp_path: Pa
 def test_many_interruptions_at_random_moments_still_end_well(tcp_site: Site) -> None:
     working_tree(tcp_site.root, 6)
     rng = random.Random(7)
-    progress: list[WorkspaceProgress] = []
-    context = tcp_site.add_job(progress=progress.append)
+    killer = Killer()
+    context = tcp_site.add_job(progress=killer.on_progress)
     for _ in range(4):
-        progress.clear()
-        kill_when(start_job(context, DOWN), "sequence", progress, rng.randrange(1, 8))
+        killer.run(context, DOWN, "sequence", rng.randrange(1, 8))
         now = snapshot(tcp_site.job_root, ignore_stages=True)
         assert now in ({}, snapshot(tcp_site.root))
     download_workspace(context)

@@ -339,6 +339,26 @@ def test_what_the_owner_reports_is_what_the_job_hears(tcp_site: Site) -> None:
     assert heard == [up]
 
 
+def test_a_callback_that_fails_is_logged_and_harms_nothing(tcp_site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    write_tree(tcp_site.root, {f"{JOB}/a": b"1"})
+    raised = threading.Event()
+
+    def on_results(received: Received) -> None:
+        raised.set()
+        raise ValueError("of the user")
+
+    def on_progress(event: WorkspaceProgress) -> None:
+        raise ValueError("of the user, too")
+
+    context = tcp_site.add_job(on_results=on_results, progress=on_progress)
+    context.root = tcp_site.job_root / "not" / "there" / "yet"
+    download_workspace(context)
+    upload_results(context)
+    assert raised.wait(10)
+    assert (context.job_directory / "a").exists()
+    assert "a progress callback failed" in caplog.text
+
+
 @pytest.mark.parametrize("job_id", ["local", "startup", "a.b", "", "x" * 64, "a/b", ".."])
 def test_an_id_that_is_no_directory_of_a_job_is_refused(tcp_site: Site, job_id: str) -> None:
     with pytest.raises(ValueError, match="job_id"):

@@ -304,7 +304,7 @@ class WorkspaceManager:
         meter.end("COMPLETED")
         log.info("job %s: results of %d files are in %s", job.job_id, received.files, job.places.results)
         if job.on_results is not None:
-            self._cell.submit(job.on_results, received)
+            self._cell.submit(_tell, job.job_id, job.on_results, received)
         return reply
 
     def _receive(self, job: Job, publication: Publication, sender: str) -> Received:
@@ -344,6 +344,13 @@ class WorkspaceManager:
             meter=meter,
             before_install=lambda: _check_wanted(job, publication),
         )
+
+
+def _tell(job_id: str, on_results: Callable[[Received], None], received: Received) -> None:
+    try:
+        on_results(received)
+    except Exception:
+        log.exception("job %s: the callback for its results failed; they are in place", job_id)
 
 
 def stage_label(job: Job) -> str:

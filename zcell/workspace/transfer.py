@@ -103,6 +103,7 @@ def _download(ctx: JobContext, cell: Cell, meter: Meter) -> Received:
         idle_timeout=ctx.idle_timeout,
         abort=ctx.abort,
     )
+    ctx.root.mkdir(parents=True, exist_ok=True)
     received = receive_tree(ctx.root, f"down-{ctx.job_id}", manifest, sender, meter=meter)
     sender.confirm()
     log.info("job %s: workspace of %d files is here, %d fetched", ctx.job_id, received.files, received.fetched_files)
