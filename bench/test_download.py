@@ -191,3 +191,15 @@ def test_while_the_main_thread_runs_python(bench: Bench, files: dict[str, Path],
             lambda: tree.fetch(busy=True),
             targets=[ratio_at_least(0.4)],
         )
+
+
+def test_cost_is_linear_in_bytes(bench: Bench, place: Path) -> None:
+    scales = (1, 4, 16)
+    files = {scale: write_noise(place / f"times-{scale}", bench.pick(64, 1) * scale * MIB) for scale in scales}
+    with ExitStack() as stack:
+        trees = {scale: Tree(stack, path, place) for scale, path in files.items()}
+        once, four, sixteen = bench.interleave(*((lambda scale=scale: 1e3 / trees[scale].fetch()) for scale in scales))
+    size = files[1].stat().st_size // MIB
+    for scale, samples in ((4, four), (16, sixteen)):
+        name = f"cost of a MiB, {scale} times as many"
+        bench.add(name, "ms", samples, reference=(f"{size} MiB", once), targets=[ratio_at_most(1.5)])
