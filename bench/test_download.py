@@ -54,36 +54,44 @@ def plain(module: str, source: Path, to: Path) -> Iterator[Sampler]:
 class Tree:
     """An owner and its receivers, each a process."""
 
-    def __init__(self, stack: ExitStack, source: Path, place: Path, receivers: int = 1, relay: bool = False) -> None:
+    def __init__(self, stack: ExitStack, place: Path, receivers: int = 1, relay: bool = False) -> None:
         self.owner = stack.enter_context(Child("cells.server", "tcp://127.0.0.1:0"))
         self.relay = stack.enter_context(Child("cells.relay", "site-1", self.owner.hello)) if relay else None
         url, names = self.owner.hello, [f"site-{number}" for number in range(receivers)]
         if self.relay is not None:
             url, names = self.relay.hello, ["site-1.job-1"]
         self.receivers = [stack.enter_context(Child("cells.client", name, url)) for name in names]
-        self._source = source
         self._targets = [place / f"{name}-of-{id(self)}" for name in names]
         self.loads: list[float] = []
 
-    def fetch(self, verify: str = "tree", busy: bool = False) -> float:
+    def fetching(self, source: Path, verify: str = "tree", busy: bool = False) -> Sampler:
         """MiB/s in all, from the offer to the last receiver's end."""
-        size = self._source.stat().st_size
-        chunks = -(-size // CHUNK)
+        size = source.stat().st_size
 
         def all_of_it() -> None:
-            self.ref = self.owner.ask("offer", path=str(self._source))
+            self._ref = self.owner.ask("offer", path=str(source))
             for receiver, to in zip(self.receivers, self._targets, strict=True):
-                receiver.tell("fetch", ref_id=self.ref, path=str(to), verify=verify, busy=busy)
+                receiver.tell("fetch", ref_id=self._ref, path=str(to), verify=verify, busy=busy)
             for receiver in self.receivers:
                 receiver.answer()
 
-        speed = mib_per_second(size * len(self.receivers), all_of_it)()
-        self.loads.append(self.owner.ask("chunks_loaded", ref_id=self.ref) / chunks)
-        self.owner.ask("forget", ref_id=self.ref)
-        for to in self._targets:
-            assert to.stat().st_size == size
-            to.unlink()
-        return speed
+        def sample() -> float:
+            speed = mib_per_second(size * len(self.receivers), all_of_it)()
+            self.loads.append(self.owner.ask("chunks_loaded", ref_id=self._ref) * CHUNK / size)
+            self.owner.ask("forget", ref_id=self._ref)
+            for to in self._targets:
+                assert to.stat().st_size == size
+                to.unlink()
+            return speed
+
+        return sample
+
+
+@pytest.fixture(scope="module")
+def direct(place: Path) -> Iterator[Tree]:
+    """One owner and one receiver, for all that is compared with them."""
+    with ExitStack() as stack:
+        yield Tree(stack, place)
 
 
 class Costs:
@@ -113,17 +121,16 @@ class Costs:
         return watched
 
 
-def test_one_file_between_two_processes(bench: Bench, files: dict[str, Path], place: Path) -> None:
+def test_one_file_between_two_processes(bench: Bench, direct: Tree, files: dict[str, Path], place: Path) -> None:
     source = files["whole"]
     what = f"{source.stat().st_size // MIB} MiB file"
+    costs = Costs(owner=direct.owner, receiver=direct.receivers[0])
     with ExitStack() as stack:
-        tree = Tree(stack, source, place)
-        costs = Costs(owner=tree.owner, receiver=tree.receivers[0])
         pyzmq, tcp, checksum, verified = bench.interleave(
             stack.enter_context(plain("peers.zmq_file", source, place / "by-zmq")),
             stack.enter_context(plain("peers.tcp_file", source, place / "by-tcp")),
-            lambda: tree.fetch("checksum"),
-            costs.of(tree.fetch),
+            direct.fetching(source, "checksum"),
+            costs.of(direct.fetching(source)),
         )
     reference = ("pyzmq file to file", pyzmq)
     bench.add(f"{what}, plain TCP, no checks", "MiB/s", tcp, reference=reference)
@@ -131,75 +138,50 @@ def test_one_file_between_two_processes(bench: Bench, files: dict[str, Path], pl
     bench.add(f"{what}, checksum only", "MiB/s", checksum, reference=reference, targets=[ratio_at_least(0.85)])
     for name in ("owner", "receiver"):
         bench.add(f"{what}: peak memory of the {name} above idle", "MiB", costs.memory[name], targets=[at_most(MEMORY_MIB)])
-        first, *later = costs.threads[name]
-        bench.add(
-            f"{what}: threads of the {name}, later downloads",
-            "",
-            later or [first],
-            reference=("the first", [first]),
-            targets=[ratio_at_most(1.0)],
-        )
+        first, later = ("first download", costs.threads[name][:1]), costs.threads[name][1:] or costs.threads[name]
+        bench.add(f"{what}: threads of the {name}, later downloads", "", later, reference=first, targets=[ratio_at_most(1)])
         bench.add(f"{what}: CPU of the {name}", "s", costs.cpu[name])
 
 
-def test_through_one_relay(bench: Bench, files: dict[str, Path], place: Path) -> None:
+def test_through_one_relay(bench: Bench, direct: Tree, files: dict[str, Path], place: Path) -> None:
     source = files["part"]
+    what = f"{source.stat().st_size // MIB} MiB file through one relay"
     with ExitStack() as stack:
-        direct, relayed = Tree(stack, source, place), Tree(stack, source, place, relay=True)
+        relayed = Tree(stack, place, relay=True)
         assert relayed.relay is not None
         costs = Costs(relay=relayed.relay)
-        figure = bench.compare(
-            f"{source.stat().st_size // MIB} MiB file through one relay",
-            "MiB/s",
-            "direct",
-            direct.fetch,
-            costs.of(relayed.fetch),
-            targets=[ratio_at_least(0.6)],
-        )
-    bench.add(
-        f"{figure.name}: peak memory of the relay above idle", "MiB", costs.memory["relay"], targets=[at_most(MEMORY_MIB)]
-    )
+        relay = costs.of(relayed.fetching(source))
+        bench.compare(what, "MiB/s", "direct", direct.fetching(source), relay, targets=[ratio_at_least(0.6)])
+    bench.add(f"{what}: peak memory of the relay above idle", "MiB", costs.memory["relay"], targets=[at_most(MEMORY_MIB)])
 
 
-def test_one_file_to_four_receivers(bench: Bench, files: dict[str, Path], place: Path) -> None:
+def test_one_file_to_four_receivers(bench: Bench, direct: Tree, files: dict[str, Path], place: Path) -> None:
     source = files["part"]
+    what = f"{source.stat().st_size // MIB} MiB file to 4 receivers"
     with ExitStack() as stack:
-        one, four = Tree(stack, source, place), Tree(stack, source, place, receivers=4)
+        four = Tree(stack, place, receivers=4)
         costs = Costs(owner=four.owner)
-        bench.compare(
-            f"{source.stat().st_size // MIB} MiB file to 4 receivers, in all",
-            "MiB/s",
-            "one receiver",
-            one.fetch,
-            costs.of(four.fetch),
-            targets=[ratio_at_least(0.9)],
-        )
-    bench.add("4 receivers: how often the owner reads and hashes the file", "times", four.loads, targets=[at_most(1)])
-    bench.add("4 receivers: peak memory of the owner above idle", "MiB", costs.memory["owner"], targets=[at_most(MEMORY_MIB)])
+        one, all_four = direct.fetching(source), costs.of(four.fetching(source))
+        bench.compare(f"{what}, in all", "MiB/s", "one receiver", one, all_four, targets=[ratio_at_least(0.9)])
+    bench.add(f"{what}: how often the owner reads and hashes it", "times", four.loads, targets=[at_most(1)])
+    bench.add(f"{what}: peak memory of the owner above idle", "MiB", costs.memory["owner"], targets=[at_most(MEMORY_MIB)])
 
 
-def test_while_the_main_thread_runs_python(bench: Bench, files: dict[str, Path], place: Path) -> None:
+def test_while_the_main_thread_runs_python(bench: Bench, direct: Tree, files: dict[str, Path]) -> None:
     """The receiving process trains meanwhile: its main thread never lets go of the interpreter by itself."""
     source = files["part"]
-    with ExitStack() as stack:
-        tree = Tree(stack, source, place)
-        bench.compare(
-            f"{source.stat().st_size // MIB} MiB file, receiver's main thread runs Python flat out",
-            "MiB/s",
-            "undisturbed",
-            tree.fetch,
-            lambda: tree.fetch(busy=True),
-            targets=[ratio_at_least(0.4)],
-        )
+    what = f"{source.stat().st_size // MIB} MiB file, receiver's main thread runs Python flat out"
+    undisturbed, busy = direct.fetching(source), direct.fetching(source, busy=True)
+    bench.compare(what, "MiB/s", "undisturbed", undisturbed, busy, targets=[ratio_at_least(0.4)])
 
 
-def test_cost_is_linear_in_bytes(bench: Bench, place: Path) -> None:
-    scales = (1, 4, 16)
-    files = {scale: write_noise(place / f"times-{scale}", bench.pick(64, 1) * scale * MIB) for scale in scales}
-    with ExitStack() as stack:
-        trees = {scale: Tree(stack, path, place) for scale, path in files.items()}
-        once, four, sixteen = bench.interleave(*((lambda scale=scale: 1e3 / trees[scale].fetch()) for scale in scales))
+def test_cost_is_linear_in_bytes(bench: Bench, direct: Tree, place: Path) -> None:
+    files = {scale: write_noise(place / f"times-{scale}", bench.pick(64, 1) * scale * MIB) for scale in (1, 4, 16)}
+    speeds = bench.interleave(*(direct.fetching(file) for file in files.values()))
+    once, four, sixteen = ([1e3 / speed for speed in samples] for samples in speeds)
     size = files[1].stat().st_size // MIB
     for scale, samples in ((4, four), (16, sixteen)):
         name = f"cost of a MiB, {scale} times as many"
         bench.add(name, "ms", samples, reference=(f"{size} MiB", once), targets=[ratio_at_most(1.5)])
+    for file in files.values():
+        file.unlink()
