@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,15 +59,25 @@ class DockerEngine(Engine):
 
     def client(self, timeout: float = CALL_TIMEOUT) -> Any:
         """The Docker SDK's client. Raises `EngineError` when there is no engine."""
+        self._knock()
         with self._lock:
             if timeout not in self._clients:
-                with self._errors("reach it"):
+                with self._errors("be reached"):
                     self._clients[timeout] = (
                         docker.DockerClient(base_url=self._address, timeout=timeout)
                         if self._address
                         else docker.from_env(timeout=timeout)
                     )
             return self._clients[timeout]
+
+    def _knock(self) -> None:
+        """Say at once that nobody listens: the SDK keeps the socket of every connection that fails until garbage is collected."""
+        path = self.socket
+        if path is None:
+            return
+        with self._errors(f"be reached at {path}"), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(QUICK_TIMEOUT)
+            probe.connect(str(path))
 
     def close(self) -> None:
         """Let connections go; the next call makes new ones."""
