@@ -8,6 +8,7 @@ from zcell.launch.remote.course import (
     AGAIN,
     END_MARGIN,
     LATE_WORDS,
+    PATIENCE,
     SILENCE,
     UNCONFIRMED,
     Action,
@@ -236,7 +237,8 @@ def test_a_node_that_never_calls_back_is_ended_with_that_reason() -> None:
     world.course.delivered()
     world.later(BOUNDS.start)
     world.later(1)
-    assert world.later(1) == [Action.KILL]
+    assert world.later(1) == [Action.CANCEL], "it may be about to start, and clears up after itself then"
+    assert world.later(PATIENCE) == [Action.KILL]
     world.see(ended(JobReturnCode.ABORTED, "cancelled", by_engine=True))
     assert world.outcome is not None
     assert "did not call back within 120 s" in world.outcome.reason
@@ -263,6 +265,52 @@ def test_a_requeued_job_ends_when_it_may_not_run_twice() -> None:
     world.later(LATE_WORDS)
     assert world.outcome is not None
     assert "may not run twice" in world.outcome.reason
+
+
+def test_a_node_that_was_stopped_for_a_requeue_is_not_the_end_of_it() -> None:
+    world = World(may_requeue=True)
+    world.start("a")
+    world.course.ended("a", NODE_STOPPED, world.now)
+    assert world.see(EngineView(EngineState.PENDING, run=1)) == []
+    world.later(UNCONFIRMED)
+    assert not world.over
+    assert world.see(EngineView(EngineState.RUNNING, run=1)) == [Action.DELIVER]
+    assert world.course.beginnings == 1
+
+
+def test_a_requeue_that_is_seen_while_the_job_is_still_ending_counts_once() -> None:
+    world = World(may_requeue=True)
+    world.start("a")
+    world.see(EngineView(EngineState.RUNNING, run=1))
+    world.see(EngineView(EngineState.PENDING, run=1))
+    world.see(EngineView(EngineState.RUNNING, run=1))
+    assert world.course.beginnings == 1
+    assert world.course.hello("b", 1, world.now) == ""
+
+
+def test_a_command_that_ended_by_itself_does_not_run_again() -> None:
+    world = World(may_requeue=True)
+    world.start("a")
+    own = Outcome(JobReturnCode.EXECUTION_ERROR, "the command ended with code 3", 3)
+    world.course.ended("a", own, world.now)
+    assert world.see(EngineView(EngineState.PENDING, run=1)) == [Action.KILL]
+    world.see(ended(JobReturnCode.ABORTED, "cancelled", by_engine=True))
+    assert world.outcome == own
+
+
+def test_an_engine_that_goes_on_with_a_job_that_has_ended_is_told_to_stop() -> None:
+    world = World()
+    world.start("a")
+    world.course.ended("a", NODE_SUCCESS, world.now)
+    assert world.see(RUNNING, after=UNCONFIRMED / 2 + 1) == [Action.KILL]
+
+
+def test_too_much_memory_explains_a_killed_command() -> None:
+    world = World()
+    world.start("a")
+    world.course.ended("a", Outcome(JobReturnCode.EXECUTION_ERROR, "the command ended with code 137", 137), world.now)
+    world.see(ended(JobReturnCode.EXECUTION_ERROR, "out of memory", by_engine=True))
+    assert world.outcome == Outcome(JobReturnCode.EXECUTION_ERROR, "out of memory", 137)
 
 
 def test_a_look_from_before_the_nodes_first_word_is_no_requeue() -> None:

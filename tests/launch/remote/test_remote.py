@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 
 from tests.eventually import eventually
-from tests.launch.remote.local_engine import LocalLauncher, make_launcher
+from tests.launch.remote.local_engine import LocalEngine, LocalLauncher, make_launcher
+from tests.launch.remote.starter import LIMIT, SLEEPER, Starter
 from tests.launch.test_process import alive
 from tests.programs import running
 from zcell import Cell
 from zcell.errors import LaunchError
 from zcell.launch import JobReturnCode, JobSpec, JobState
 from zcell.launch.remote import RemoteHandle
-
-LIMIT = 60.0
-SLEEPER = "echo ready; while :; do sleep 0.05; done"
 
 
 @pytest.fixture
@@ -35,34 +33,14 @@ def elsewhere() -> Iterator[LocalLauncher]:
         place.rmdir()
 
 
-class Starter:
-    """Launches and keeps what was said."""
-
-    def __init__(self, launcher: LocalLauncher, parent: Cell) -> None:
-        self.launcher = launcher
-        self.engine = launcher.engine
-        self.parent = parent
-        self.lines: list[tuple[str, bytes]] = []
-        self.said = threading.Condition()
-
-    def __call__(self, *command: str, job_id: str = "job-1", **fields: Any) -> RemoteHandle:
-        handle = self.launcher.launch(JobSpec(job_id=job_id, command=command, **fields), self.parent, on_output=self._take)
-        assert isinstance(handle, RemoteHandle)
-        return handle
-
-    def _take(self, stream: str, line: bytes) -> None:
-        with self.said:
-            self.lines.append((stream, line))
-            self.said.notify_all()
-
-    def wait_for(self, line: bytes) -> None:
-        with self.said:
-            assert self.said.wait_for(lambda: line in [text for _, text in self.lines], LIMIT), self.lines
-
-
 @pytest.fixture
 def start(elsewhere: LocalLauncher, parent: Cell) -> Starter:
     return Starter(elsewhere, parent)
+
+
+@pytest.fixture
+def engine(elsewhere: LocalLauncher) -> LocalEngine:
+    return elsewhere.engine
 
 
 def test_a_job_runs_on_its_node_and_everything_it_says_comes_back(start: Starter) -> None:
@@ -111,37 +89,37 @@ def test_the_engines_own_sigterm_is_an_orderly_end(start: Starter) -> None:
     assert handle.exit_code == 7
 
 
-def test_a_node_that_is_killed_is_an_end_and_takes_its_command_along(start: Starter) -> None:
+def test_a_node_that_is_killed_is_an_end_and_takes_its_command_along(start: Starter, engine: LocalEngine) -> None:
     handle = start("sh", "-c", "echo $$; trap '' TERM; while :; do sleep 0.05; done")
     eventually(lambda: start.lines, LIMIT)
     os.kill(int(handle.engine_id), signal.SIGKILL)
     assert handle.wait(LIMIT) is not JobReturnCode.SUCCESS
     assert handle.exit_code == 128 + signal.SIGKILL
     eventually(lambda: not alive(int(start.lines[0][1])), 20)
-    eventually(lambda: not list(start.engine.places["job-1"].iterdir()), 20)
+    eventually(lambda: not list(engine.places["job-1"].iterdir()), 20)
 
 
-def test_an_engine_that_lags_and_falls_over_does_not_end_the_job(start: Starter) -> None:
-    start.engine.hidden = True
+def test_an_engine_that_lags_and_falls_over_does_not_end_the_job(start: Starter, engine: LocalEngine) -> None:
+    engine.hidden = True
     handle = start("sh", "-c", SLEEPER)
-    eventually(lambda: start.engine.asked > 2)
+    eventually(lambda: engine.asked > 2)
     assert handle.poll() is JobReturnCode.UNKNOWN
-    start.engine.hidden = False
+    engine.hidden = False
     start.wait_for(b"ready\n")
-    start.engine.down = True
-    asked = start.engine.asked
-    eventually(lambda: start.engine.asked > asked + 2)
+    engine.down = True
+    asked = engine.asked
+    eventually(lambda: engine.asked > asked + 2)
     assert handle.state is JobState.RUNNING
-    start.engine.down = False
-    start.engine.hidden = True  # gone from the list, but its node is alive
-    asked = start.engine.asked
-    eventually(lambda: start.engine.asked > asked + 5)
+    engine.down = False
+    engine.hidden = True  # gone from the list, but its node is alive
+    asked = engine.asked
+    eventually(lambda: engine.asked > asked + 5)
     assert handle.poll() is JobReturnCode.UNKNOWN
     assert handle.kill() is JobReturnCode.ABORTED
 
 
-def test_a_job_that_was_never_listed_has_vanished(start: Starter) -> None:
-    start.engine.hidden = start.engine.withheld = True
+def test_a_job_that_was_never_listed_has_vanished(start: Starter, engine: LocalEngine) -> None:
+    engine.hidden = engine.withheld = True
     handle = start("true")
     assert handle.wait(LIMIT) is JobReturnCode.ABORTED
     assert "vanished" in handle.reason

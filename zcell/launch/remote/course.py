@@ -21,6 +21,8 @@ LATE_WORDS = 5.0
 """Seconds that a node's last words may arrive after the engine said that the job has ended."""
 UNCONFIRMED = 30.0
 """Seconds after the job's end, or its kill, that the engine has to agree."""
+PATIENCE = 2.0
+"""Seconds that a job whose node has not called yet gets to end by itself, also when it is to be killed."""
 AGAIN = 1.0
 """Seconds before an action that has not worked is done again."""
 
@@ -105,6 +107,8 @@ class Course:
         self.view = EngineView(EngineState.UNKNOWN)
         self._state_since = now
         self._run = 0
+        self.beginnings = 0
+        """How often the job has begun again."""
         self._delivered = False
         self._instance = ""
         self._greeted = now
@@ -183,20 +187,27 @@ class Course:
         if view.state is EngineState.UNKNOWN:
             return  # what was known stays the best that is known; a job does not vanish from a queue nobody can see
         before = self.view
-        again = view.run > self._run or (
-            view.state is EngineState.PENDING and before.state is EngineState.RUNNING and asked > self._greeted
-        )
-        if again and self._last_words is None and view.state is not EngineState.ENDED:
-            if self._may_requeue:
-                self._begin_again(max(view.run, self._run), now)
-            else:
-                self._cause = self._cause or "the engine put it back into its queue, and it may not run twice"
-                self._kill_at = self._kill_at if self._kill_at is not None else now
+        waits_again = view.state is EngineState.PENDING and bool(self._instance) and asked > self._greeted
+        again = view.run > self._run or waits_again
+        if again and view.state is not EngineState.ENDED:
+            self._put_back(max(view.run, self._run + 1), now)
         if view.state is not before.state:
             self._state_since = now
         self.view = view
 
+    def _put_back(self, run: int, now: float) -> None:
+        """The engine has put the job back into its queue."""
+        by_itself = self._last_words is not None and self._last_words.code is not JobReturnCode.ABORTED
+        if self._may_requeue and self._kill_at is None and not by_itself:
+            self._begin_again(run, now)
+            return
+        self._run = run
+        self._cause = self._cause or "the engine put it back into its queue, and it may not run twice"
+        self._kill_at = self._kill_at if self._kill_at is not None else now
+        self._phase = Phase.COMMAND  # what was uploading is not there any more
+
     def _begin_again(self, run: int, now: float) -> None:
+        self.beginnings += 1
         self._run, self._instance, self._delivered = run, "", False
         self._phase, self._last_words = Phase.STARTING.value, None
         self._heard = self._greeted = now
@@ -241,13 +252,18 @@ class Course:
                 self._cause = f"its node did not call back within {self._bounds.start:g} s"
                 self._kill_at = now
             return [] if self._delivered else [Action.DELIVER]
-        if self._last_words is None and now - self._heard > self._bounds.lease + END_MARGIN:
+        if self._last_words is not None:
+            return [Action.KILL] if now - self._heard > UNCONFIRMED / 2 else []
+        if now - self._heard > self._bounds.lease + END_MARGIN:
             self._cause = f"its node was not heard of for {now - self._heard:.0f} s"
             self._kill_at = now
         return []
 
     def _ending(self, now: float) -> list[Action]:
         assert self._kill_at is not None
+        if not self._instance and now < self._kill_at + PATIENCE:
+            self._cause = self._cause or "terminated by its parent"
+            return [Action.CANCEL]  # a node that is just starting can still clear up after itself
         if now >= self._kill_at:
             uploading = self._phase in (Phase.UPLOAD, Phase.ENDED) and now - self._heard < SILENCE
             if not uploading or self._killed is not None:
@@ -255,10 +271,7 @@ class Course:
                 self._cause = self._cause or "it did not end within its grace and was killed"
                 return [Action.KILL]
             return []
-        if self._instance:
-            return [] if self._stop_acknowledged or self._last_words else [Action.STOP]
-        self._cause = self._cause or "terminated by its parent"
-        return [Action.CANCEL]
+        return [] if self._stop_acknowledged or self._last_words else [Action.STOP]
 
     @property
     def ordered_grace(self) -> float | None:
@@ -293,6 +306,8 @@ class Course:
         node = self._last_words
         if node is None:
             return Outcome(JobReturnCode.ABORTED, self._cause, engine.exit_code) if self._cause else engine
-        if self.view.by_engine and node.code is not JobReturnCode.SUCCESS:
+        # a command that ended by itself keeps its own end, unless the engine explains it: it took too much memory
+        explained = node.code is JobReturnCode.ABORTED or node.code is engine.code is JobReturnCode.EXECUTION_ERROR
+        if self.view.by_engine and explained:
             return replace(node, code=engine.code, reason=self._cause or engine.reason)
         return node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class RemoteHandle(JobHandle):
         credentials: Credentials,
         course: Course,
         watcher: Watcher,
+        renew: Callable[[], Credentials] | None = None,
     ) -> None:
         super().__init__(spec, output)
         self.node = node
@@ -58,9 +60,12 @@ class RemoteHandle(JobHandle):
         self._writer: int | None = None
         self._last_batch = -1
         self._wrote = False
+        self._renew = renew
+        self._renewed = 0
         self._files: dict[str, dict[str, Any] | None] = {}
         self._failure = ""
-        Desk.of(parent).expect(node, self)
+        self._desk = Desk.of(parent)
+        self._desk.expect(node, self)
 
     @property
     def failure(self) -> str:
@@ -156,7 +161,12 @@ class RemoteHandle(JobHandle):
     def decide(self) -> list[Action]:
         """What is to be done now; see `Course.decide`."""
         with self._lock:
-            return self._course.decide(time.monotonic())
+            actions, begun = self._course.decide(time.monotonic()), self._course.beginnings
+        if begun != self._renewed:
+            self._renewed, self._last_batch = begun, -1
+            if self._renew is not None:  # the token of the first run is used up once it has brought something back
+                self.credentials = self._renew()
+        return actions
 
     @property
     def has_ended(self) -> bool:
@@ -187,7 +197,7 @@ class RemoteHandle(JobHandle):
         """The course has come to its end: say so. `last_output` is what the engine kept, for a node that never wrote."""
         outcome = self._course.outcome
         assert outcome is not None
-        Desk.of(self._parent).forget(self.node, self)
+        self._desk.forget(self.node, self)
         with self._output_lock:
             if last_output and not self._wrote:
                 self._output.feed("stderr", last_output)
@@ -201,5 +211,5 @@ class RemoteHandle(JobHandle):
 
     def abandon(self) -> None:
         """It was never started: forget it."""
-        Desk.of(self._parent).forget(self.node, self)
+        self._desk.forget(self.node, self)
         self._output.end()

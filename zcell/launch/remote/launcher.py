@@ -7,7 +7,7 @@ import math
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from zcell.launch.spec import JobSpec
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
+    from zcell.security.credentials import Credentials
     from zcell.workspace.meter import ProgressCallback
 
 log = logging.getLogger("zcell.launch")
@@ -45,6 +46,8 @@ class RemoteHandOver(HandOver):
 
     parent: Cell
     url: str
+    renew: Callable[[], Credentials]
+    """Makes fresh credentials for a job that begins again."""
 
 
 class RemoteLauncher(Launcher):
@@ -93,11 +96,12 @@ class RemoteLauncher(Launcher):
         url = self._reachable(spec, parent)
         if Desk.of(parent).expects(node_name(parent.fqcn, spec.job_id)):
             raise LaunchError(f"job {spec.job_id}: a job of that name is still running; give the new one another job_id")
-        given = super()._hand_over(spec, parent, on_progress)
+        prepare = super()._hand_over
+        given = prepare(spec, parent, on_progress)
         env = dict(given.env) | {"ZCELL_PARENT": url}
         if not is_local(url):
             env["ZCELL_INSECURE"] = "1"
-        return RemoteHandOver(env, given.credentials, parent, url)
+        return RemoteHandOver(env, given.credentials, parent, url, lambda: prepare(spec, parent, on_progress).credentials)
 
     def _start(self, spec: JobSpec, hand_over: HandOver, on_output: OutputCallback | None) -> RemoteHandle:
         handle, url = self._prepare(spec, hand_over, on_output)
@@ -132,6 +136,7 @@ class RemoteLauncher(Launcher):
                 credentials=hand_over.credentials,
                 course=Course(self.bounds, now=time.monotonic(), may_requeue=self.may_requeue),
                 watcher=self.watcher,
+                renew=hand_over.renew,
             )
         except ValueError as error:
             output.end()

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from enum import IntEnum
@@ -22,7 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from zcell.cell import Cell
-from zcell.errors import LinkError, ZcellError
+from zcell.errors import LinkError, LinkRefusedError, ZcellError
 from zcell.fqcn import FQCN
 from zcell.launch.credentials import Credentials, read_credentials
 from zcell.launch.remote.messages import CHANNEL, HELLO, Greeting, Work
@@ -31,6 +30,7 @@ from zcell.message import Reply, ReturnCode
 log = logging.getLogger("zcell.node")
 
 CONNECT_TIMEOUT = 30.0
+STOPPED = 128 + signal.SIGTERM
 _LOOK = 0.1
 
 
@@ -56,14 +56,13 @@ REASONS = {
 class RefusedError(Exception):
     """There is no command to run; `code` says why."""
 
-    def __init__(self, code: Refusal, text: str) -> None:
+    def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
 
 
-def await_credentials(path: Path, limit: float) -> Credentials:
+def await_credentials(path: Path, limit: float, signals: Signals) -> Credentials:
     """Read the credentials, which may be on their way, waiting `limit` seconds at most. Raises `RefusedError`."""
-    pause = threading.Event()
     end = time.monotonic() + limit
     while True:
         try:
@@ -73,14 +72,29 @@ def await_credentials(path: Path, limit: float) -> Credentials:
                 raise RefusedError(Refusal.NO_CREDENTIALS, f"no credentials after {limit:g} s: {error}") from error
         except OSError as error:
             raise RefusedError(Refusal.NO_CREDENTIALS, str(error)) from error
-        pause.wait(_LOOK)
+        _pause(signals)
 
 
-def ask_for_work(cell: Cell, run: int) -> Work:
+def _pause(signals: Signals) -> None:
+    if signals.get(_LOOK):
+        raise RefusedError(STOPPED, "it was stopped before its command could start")
+
+
+def _await_link(cell: Cell, signals: Signals) -> None:
+    end = time.monotonic() + CONNECT_TIMEOUT
+    while True:
+        try:
+            return cell.wait_ready(1.0)
+        except LinkError as error:
+            if isinstance(error, LinkRefusedError) or time.monotonic() >= end:
+                raise RefusedError(Refusal.NO_LINK, str(error)) from error
+        _pause(signals)
+
+
+def ask_for_work(cell: Cell, run: int, signals: Signals) -> Work:
     """Introduce this node to its parent. Raises `RefusedError`."""
     greeting = Greeting(cell.instance, run, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
     end = time.monotonic() + CONNECT_TIMEOUT
-    pause = threading.Event()
     while True:
         reply = cell.request(FQCN.parent(cell.fqcn), CHANNEL, HELLO, greeting.encode(), timeout=5.0, optional=True)
         if reply.ok:
@@ -89,7 +103,7 @@ def ask_for_work(cell: Cell, run: int) -> Work:
             raise RefusedError(Refusal.NOT_WANTED, f"the parent does not want this job: {reply.error or reply.rc}")
         if time.monotonic() >= end:
             raise RefusedError(Refusal.NO_LINK, f"the parent does not answer: {reply.error or reply.rc}")
-        pause.wait(_LOOK)
+        _pause(signals)
 
 
 def _work(reply: Reply) -> Work:
@@ -124,20 +138,23 @@ def run_node(options: argparse.Namespace, signals: Signals) -> int:
     """One job from its credentials to its end; the exit code. Raises `RefusedError` when there was nothing to run."""
     from zcell.launch.remote.stint import Stint
 
-    credentials = await_credentials(options.credentials, options.wait)
-    if options.consume:
-        options.credentials.unlink(missing_ok=True)
-    if options.tidy:
-        with contextlib.suppress(OSError):
-            options.credentials.parent.rmdir()
+    try:
+        credentials = await_credentials(options.credentials, options.wait, signals)
+    finally:
+        _clear_up(options)
     cell = Cell(options.name, parent=options.parent, secret=credentials.link_secret, insecure=options.insecure)
     with cell:
-        try:
-            cell.wait_ready(CONNECT_TIMEOUT)
-        except LinkError as error:
-            raise RefusedError(Refusal.NO_LINK, str(error)) from error
-        work = ask_for_work(cell, options.run)
+        _await_link(cell, signals)
+        work = ask_for_work(cell, options.run, signals)
         return Stint(cell, work, credentials, signals, directory=options.directory, echo=options.echo).run()
+
+
+def _clear_up(options: argparse.Namespace) -> None:
+    with contextlib.suppress(OSError):  # what cannot be removed is no reason against running the job
+        if options.consume:
+            options.credentials.unlink(missing_ok=True)
+        if options.tidy:
+            options.credentials.parent.rmdir()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

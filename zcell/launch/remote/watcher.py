@@ -28,7 +28,8 @@ class Watcher:
         self._woken = False
         self._thread: threading.Thread | None = None
         self._asked = -math.inf
-        self._trouble = ""
+        self.trouble = ""
+        """Why the engine could not be asked the last time; empty when it could."""
 
     def handles(self) -> list[RemoteHandle]:
         """The jobs that have not ended yet."""
@@ -84,12 +85,12 @@ class Watcher:
         try:
             views = self._engine.survey(handles)
         except Exception as error:
-            if str(error) != self._trouble:  # once, not at every question
-                self._trouble = str(error)
+            if str(error) != self.trouble:  # once, not at every question
+                self.trouble = str(error)
                 known = isinstance(error, EngineError)
                 log.warning("the engine cannot be asked: %s", error, exc_info=None if known else error)
             return
-        self._trouble = ""
+        self.trouble = ""
         for handle in handles:
             handle.engine_says(views.get(handle, EngineView(EngineState.ABSENT)), asked)
 

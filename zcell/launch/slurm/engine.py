@@ -78,9 +78,13 @@ class SlurmEngine(Engine):
         return view
 
     def deliver(self, handle: RemoteHandle) -> bool:
-        if self._settings.credentials == "shared":
-            return True  # it was there before the job was submitted
         submission = self._submission(handle)
+        if self._settings.credentials == "shared":
+            if submission.run:  # those of the first run were there before the job was submitted
+                file = Path(shared_place_of(self._settings, submission.nonce), f"credentials-{submission.task}")
+                file.unlink(missing_ok=True)
+                write_credentials(file, handle.credentials)
+            return True
         target = place_of(self._settings, submission.nonce, submission.task, submission.run) + "/credentials"
         with tempfile.TemporaryDirectory(prefix="zcell-slurm-") as directory:
             file = Path(directory, "credentials")

@@ -47,6 +47,8 @@ _BY_ENGINE = {
 HOPELESS = {
     "launch_failed_requeued_held": "Slurm could not start it on its node and holds it back",
     "launch failed requeued held": "Slurm could not start it on its node and holds it back",
+    "PartitionTimeLimit": "it asks for more time than its partition gives",
+    "PartitionNodeLimit": "it asks for more nodes than its partition gives",
     "BadConstraints": "no node can ever fulfil what it asks for",
     "InvalidAccount": "Slurm does not know its account",
     "InvalidQOS": "Slurm does not know its quality of service",

@@ -76,20 +76,7 @@ def _output(batch: Batch, settings: SlurmSettings) -> str:
 
 
 def _body(batch: Batch, settings: SlurmSettings) -> list[str]:
-    quoted = shlex.quote
-    shared = settings.credentials == "shared"
-    if shared:
-        place = [f"place={quoted(shared_place_of(settings, batch.nonce))}", 'credentials="$place/credentials-$task"']
-    else:
-        stem = quoted(f"{settings.directory}/zcell-slurm-{batch.nonce}")
-        place = [
-            f'place={stem}"-$task-${{SLURM_RESTART_COUNT:-0}}"',
-            f'mkdir "$place" || exit {int(Refusal.NO_DIRECTORY)}',
-            'credentials="$place/credentials"',
-        ]
-    tidy = "" if shared else 'rmdir "$place"; '
-    names = [f"{number}) name={quoted(name)} ;;" for number, name in enumerate(batch.nodes)]
-    options = [*([] if is_local(batch.url) else ["--insecure"]), *(["--echo"] if settings.output else [])]
+    names = [f"{number}) name={shlex.quote(name)} ;;" for number, name in enumerate(batch.nodes)]
     return [
         "# written by zcell: names and addresses only; credentials and work take other ways",
         "umask 077",
@@ -97,16 +84,48 @@ def _body(batch: Batch, settings: SlurmSettings) -> list[str]:
         'case "$task" in',
         *names,
         "esac",
-        *place,
+        *_place(batch, settings),
+        "trap clear_up EXIT",
+        "trap 'exit 143' TERM INT HUP",
         *settings.setup,
-        f"python={quoted(batch.python)}",
+        f"python={shlex.quote(batch.python)}",
         "probe='import importlib.util, sys; sys.exit(importlib.util.find_spec(\"zcell\") is None)'",
-        f'"$python" -P -c "$probe" || {{ {tidy}exit {int(Refusal.NO_PYTHON)}; }}',
-        'exec "$python" -P -u -m zcell.launch.remote.node \\',
-        f"    --parent {quoted(batch.url)} \\",
+        f'"$python" -P -c "$probe" || exit {int(Refusal.NO_PYTHON)}',
+        *_node(batch, settings),
+        "# Slurm signals this shell, or both: the node ends its job with grace, and then this shell ends",
+        "node=$!",
+        "trap 'kill -TERM \"$node\" 2>/dev/null' TERM INT HUP",
+        'wait "$node"; code=$?',
+        'while kill -0 "$node" 2>/dev/null; do wait "$node"; code=$?; done',
+        'exit "$code"',
+    ]
+
+
+def _place(batch: Batch, settings: SlurmSettings) -> list[str]:
+    """Where the credentials arrive, and what removes them when nobody came to read them."""
+    if settings.credentials == "shared":
+        place = shlex.quote(shared_place_of(settings, batch.nonce))
+        return [f'credentials={place}"/credentials-$task"', 'clear_up() { rm -f "$credentials"; }']
+    directory, stem = settings.directory, f"{settings.directory}/zcell-slurm-{batch.nonce}"
+    return [
+        "# what jobs left that were killed before they had read their credentials",
+        f"find {shlex.quote(directory)} -maxdepth 1 -name 'zcell-slurm-*' -user \"$(id -u)\" -mmin +30 -exec rm -rf {{}} + 2>/dev/null",
+        f'place={shlex.quote(stem)}"-$task-${{SLURM_RESTART_COUNT:-0}}"',
+        'credentials="$place/credentials"',
+        'clear_up() { rm -rf "$place"; }',
+        f'mkdir "$place" || exit {int(Refusal.NO_DIRECTORY)}',
+    ]
+
+
+def _node(batch: Batch, settings: SlurmSettings) -> list[str]:
+    options = ["--consume"] if settings.credentials == "shared" else ["--consume", "--tidy"]
+    options += ["--insecure"] if not is_local(batch.url) else []
+    options += ["--echo"] if settings.output else []
+    return [
+        '"$python" -P -u -m zcell.launch.remote.node \\',
+        f"    --parent {shlex.quote(batch.url)} \\",
         '    --name "$name" \\',
-        '    --credentials "$credentials" \\',
-        f"    --wait {CREDENTIALS_WAIT} --consume {'' if shared else '--tidy '}\\",
-        f"    --directory {quoted(settings.directory)} \\",
-        '    --run "${SLURM_RESTART_COUNT:-0}"' + "".join(f" {option}" for option in options),
+        f'    --credentials "$credentials" --wait {CREDENTIALS_WAIT} \\',
+        f"    --directory {shlex.quote(settings.directory)} \\",
+        f'    --run "${{SLURM_RESTART_COUNT:-0}}" {" ".join(options)} &',
     ]
