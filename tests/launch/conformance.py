@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import signal
 import threading
 import time
@@ -25,7 +26,7 @@ from zcell import Cell
 from zcell.launch import JobHandle, JobReturnCode, JobSpec, JobState, Launcher
 
 LIMIT = 60.0
-SECRET = b"a link secret for the tests only"
+SECRET = secrets.token_hex(16).encode()  # of this process only: tests beside this one show theirs in their arguments
 SLEEPER = "echo ready; while :; do sleep 0.05; done"
 STUBBORN = f"trap '' TERM INT HUP; {SLEEPER}"
 

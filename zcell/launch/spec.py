@@ -85,7 +85,9 @@ class JobSpec:
         if not isinstance(self.job_id, str) or not _JOB_ID.match(self.job_id):
             raise ValueError(f"job_id must be 1 to 63 of letters, digits, '_' and '-', got {self.job_id!r}")
         if any(isinstance(value, str | bytes) for value in (self.command, self.arguments, self.code)):
-            raise TypeError("command, arguments and code must be sequences of str, not one string: split it, as shlex.split does")
+            raise TypeError(
+                "command, arguments and code must be sequences of str, not one string: split it, as shlex.split does"
+            )
         if bool(self.command) == bool(self.module):
             raise ValueError(f"job {self.job_id}: give exactly one of command and module")
         if self.arguments and not self.module:
