@@ -25,7 +25,13 @@ class DockerSite(Site):
         self._settings = settings
 
     def settings(self) -> dict[str, Any]:
-        usual = {"engine": self.engine.address, "image": IMAGE, "network": NETWORK, "workspace": "transfer", "lease": self.lease}
+        usual = {
+            "engine": self.engine.address,
+            "image": IMAGE,
+            "network": NETWORK,
+            "workspace": "transfer",
+            "lease": self.lease,
+        }
         return usual | self._settings
 
     def make(self) -> DockerLauncher:
