@@ -79,6 +79,23 @@ def test_a_job_killed_in_the_middle_of_its_result_is_named(place: Place) -> None
         assert got.error
 
 
+def test_a_job_that_freezes_in_the_middle_of_its_result_holds_up_nobody(place: Place) -> None:
+    exchange = _quick(place)
+    with _job(exchange) as job:
+        assert exchange.run("t", 1, timeout=30).ok
+        running = place.meanwhile(exchange.run, "large", 40_000_000)
+        job.expect("submitted True")  # of the first task
+        job.signal(signal.SIGSTOP)
+        assert running.result(20).cause in (Cause.PEER_GONE, Cause.RESULT_LOST, Cause.COMPLETED)
+        job.process.kill()
+        job.wait()
+        eventually(lambda: exchange.peer_state is PeerState.WAITING)
+        with _job(exchange) as second:
+            assert exchange.run("t", 2, timeout=30).data == 2
+            exchange.stop()
+            second.wait()
+
+
 def test_a_stopped_job_goes_on_when_it_returns_in_time(place: Place) -> None:
     exchange = place.exchange(heartbeat_interval=0.2, heartbeat_timeout=20, peer_timeout=30)
     with _job(exchange, heartbeat_timeout=1.0) as job:

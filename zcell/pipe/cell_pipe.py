@@ -150,6 +150,9 @@ class CellPipe(Pipe):
     def peer_is_gone(self) -> None:
         with self._changed:
             self._peer_dead = True
+            fetching = self._fetching
+        if fetching is not None:
+            fetching.trigger("the peer is gone")
 
     # sending
 
@@ -270,6 +273,8 @@ class CellPipe(Pipe):
             if received.body is None:
                 return received.message
             fetching = self._fetching = Abort()
+            if self._peer_dead:
+                fetching.trigger("the peer is gone")
         key = self._closing.add_callback(lambda: fetching.trigger(self._closing.reason))
         try:
             return cell_message.decode(self.cell, received, fetching)
