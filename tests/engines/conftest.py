@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.engines.dockerd import DockerEngine, docker_engine
+from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster
+from tests.eventually import eventually
 
 DIRECTORY = "ZCELL_TEST_ENGINES"
 """Names the directory that ``make engines`` has prepared; unset elsewhere."""
@@ -62,3 +64,18 @@ def dockerd(docker_session: DockerEngine) -> Iterator[DockerEngine]:
     docker_session.resume()
     assert docker_session.left() == []
     docker_session.forget_client()
+
+
+@pytest.fixture(scope="session")
+def slurm_session(engine_directory: Path) -> Iterator[SlurmCluster]:
+    with slurm_cluster(engine_directory) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(slurm_session: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """The cluster, as Slurm's programs find it; afterwards no job and no file may be left on it."""
+    for name, value in slurm_session.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm_session
+    eventually(lambda: not slurm_session.left(), 20, slurm_session.left)

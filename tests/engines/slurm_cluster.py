@@ -98,8 +98,9 @@ class SlurmCluster:
 
     def __init__(self, directory: Path, *, accounting: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._record = directory / "slurm.state"
-        self._lock: IO[str] = (directory / "slurm.lock").open("w")
+        name = "slurm-accounting" if accounting else "slurm"
+        self._record = directory / f"{name}.state"
+        self._lock: IO[str] = (directory / f"{name}.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             _remove(Path(self._record.read_text()))
@@ -217,6 +218,10 @@ class SlurmCluster:
             with contextlib.suppress(AssertionError):
                 self.run("scontrol", "update", f"nodename={self.host}", "state=resume")
         self.wait_for_node()
+
+    def stop_controller(self) -> None:
+        """An orderly end: it saves what it knows, which it otherwise does every few seconds only."""
+        self._controller.end()
 
     def kill_controller(self) -> None:
         self._controller.end(signal.SIGKILL)

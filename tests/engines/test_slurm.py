@@ -1,19 +1,19 @@
-"""The Slurm launcher on a real cluster, without accounting. The node has a /tmp of its own: nothing but what is sent gets there."""
+"""What is Slurm's own, on a real cluster without accounting; what every launcher does is in the conformance suite.
+
+The node has a /tmp of its own: nothing but what is sent gets there.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engines.slurm_cluster import CPUS, SlurmCluster, slurm_cluster
+from tests.engines.slurm_cluster import CPUS, SlurmCluster
 from tests.eventually import eventually
 from tests.launch.remote.starter import LIMIT, SLEEPER, Starter
 from tests.launch.test_process import alive
@@ -26,17 +26,9 @@ from zcell.launch.slurm import SlurmLauncher
 SECRET = b"a link secret for the tests only"
 
 
-@pytest.fixture(scope="module")
-def cluster(engine_directory: Path) -> Iterator[SlurmCluster]:
-    with slurm_cluster(engine_directory) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def make(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SlurmLauncher]]:
-    """Makes launchers; afterwards no job and no file is left."""
-    for name, value in cluster.environment.items():
-        monkeypatch.setenv(name, value)
+def make(cluster: SlurmCluster) -> Iterator[Callable[..., SlurmLauncher]]:
+    """Makes launchers, and closes them."""
     launchers: list[SlurmLauncher] = []
 
     def make_launcher(**settings: Any) -> SlurmLauncher:
@@ -46,7 +38,6 @@ def make(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     yield make_launcher
     for launcher in launchers:
         launcher.close()
-    eventually(lambda: not cluster.left(), 20, cluster.left)
 
 
 @pytest.fixture
@@ -67,21 +58,6 @@ def test_a_job_runs_on_the_node_and_its_output_and_code_come_back(start: Starter
     assert handle.reason == "the command ended with code 3"
     assert handle.host == cluster.host
     assert sorted(handle.logs().split()) == sorted(["one", "two", handle.engine_id])
-
-
-@pytest.mark.parametrize(
-    ("script", "exit_code", "outcome"),
-    [
-        ("exit 0", 0, JobReturnCode.SUCCESS),
-        ("exit 9", 9, JobReturnCode.ABORTED),
-        ("exit 122", 122, JobReturnCode.EXECUTION_ERROR),
-        ("kill -SEGV $$", 128 + signal.SIGSEGV, JobReturnCode.EXECUTION_ERROR),
-    ],
-)
-def test_the_commands_own_end_comes_out(start: Starter, script: str, exit_code: int, outcome: JobReturnCode) -> None:
-    handle = start("sh", "-c", script)
-    assert handle.wait(LIMIT) is outcome
-    assert handle.exit_code == exit_code
 
 
 def test_files_travel_both_ways_without_a_shared_file_system(start: Starter, tmp_path: Path) -> None:
@@ -119,34 +95,6 @@ def test_nothing_that_slurm_keeps_or_shows_holds_a_secret(start: Starter, cluste
             assert secret not in place
     assert b"a variable of the parent" not in kept
     handle.kill()
-
-
-def test_terminate_ends_a_job_that_ignores_sigterm_within_its_grace(start: Starter) -> None:
-    handle = start("sh", "-c", f"trap '' TERM; {SLEEPER}", grace=30)
-    start.wait_for(b"ready\n")
-    began = time.monotonic()
-    assert handle.terminate(grace=0.5) is JobReturnCode.ABORTED
-    assert time.monotonic() - began < 0.5 + 5
-    assert handle.exit_code == 128 + signal.SIGKILL
-    assert handle.terminate() is JobReturnCode.ABORTED
-
-
-def test_what_a_terminated_job_wrote_comes_back(start: Starter, tmp_path: Path) -> None:
-    script = "trap 'echo bye > last; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
-    handle = start("sh", "-c", script, job_directory=tmp_path)
-    start.wait_for(b"ready\n")
-    assert handle.terminate() is JobReturnCode.ABORTED
-    assert handle.exit_code == 5
-    assert (tmp_path / "last").read_text() == "bye\n"
-
-
-def test_kill_ends_everything_on_the_node(start: Starter) -> None:
-    handle = start("sh", "-c", f"trap '' TERM; setsid sleep 300 & echo $!; {SLEEPER}")
-    start.wait_for(b"ready\n")
-    sleeper = int(start.lines[0][1])
-    assert handle.kill() is JobReturnCode.ABORTED
-    assert handle.reason == "killed by its parent"
-    eventually(lambda: not alive(sleeper), 20)
 
 
 def test_a_job_that_waits_in_the_queue_says_why_and_can_be_taken_out(start: Starter) -> None:
@@ -214,21 +162,6 @@ def test_a_job_that_may_not_run_twice_is_not_requeued(start: Starter, cluster: S
     cluster.run("scontrol", "requeue", handle.engine_id)
     assert handle.wait(LIMIT) is JobReturnCode.ABORTED
     assert "may not run twice" in handle.reason
-
-
-def test_a_controller_that_dies_and_comes_back_loses_no_job(start: Starter, cluster: SlurmCluster) -> None:
-    longer = start("sh", "-c", SLEEPER, job_id="longer")
-    start.wait_for(b"ready\n")
-    shorter = start("sh", "-c", "echo off; read line < /dev/null; sleep 2; exit 6", job_id="shorter")
-    start.wait_for(b"off\n")
-    cluster.kill_controller()
-    eventually(lambda: start.launcher.watcher.trouble, 20)
-    assert longer.poll() is JobReturnCode.UNKNOWN
-    cluster.start_controller()
-    assert shorter.wait(LIMIT) is JobReturnCode.EXECUTION_ERROR
-    assert shorter.exit_code == 6
-    assert longer.poll() is JobReturnCode.UNKNOWN
-    assert longer.terminate(1) is JobReturnCode.ABORTED
 
 
 def test_a_job_of_which_slurm_knows_nothing_any_more_has_vanished(
@@ -325,23 +258,6 @@ def test_one_job_of_an_array_can_be_ended_alone(start: Starter) -> None:
     assert one.terminate(1) is JobReturnCode.ABORTED
     assert other.poll() is JobReturnCode.UNKNOWN
     other.kill()
-
-
-def test_twenty_jobs_at_once_all_come_out_right(start: Starter, tmp_path: Path) -> None:
-    before = threading.active_count()
-    handles = []
-    for number in range(20):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        (directory / "in").write_text(f"{number}")
-        script = "echo $(( $(cat in) * 2 )) > out; cat out; exit $(( $(cat in) % 2 ))"
-        handles.append(start("sh", "-c", script, job_id=f"job-{number}", job_directory=directory))
-    assert threading.active_count() <= before + 25, "one thread for all, and the cell's own"
-    for number, handle in enumerate(handles):
-        handle.wait(4 * LIMIT)
-        assert handle.exit_code == number % 2, handle.reason
-        assert handle.logs() == f"{2 * number}\n"
-        assert (tmp_path / str(number) / "out").read_text() == f"{2 * number}\n"
 
 
 PARENT = """
