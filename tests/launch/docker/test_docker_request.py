@@ -99,7 +99,7 @@ def test_a_program_in_the_image_cannot_make_the_job_another_user() -> None:
 
 
 def test_credentials_are_put_in_as_a_file_for_the_jobs_user_alone() -> None:
-    archive = private_archive(ALICE, Credentials(SECRET, TOKEN), "job-1")
+    archive = private_archive(ALICE, Credentials(SECRET, TOKEN), "job-1", shared=False)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         members = {f"/{member.name}": member for member in tar}
         file = tar.extractfile(CREDENTIALS.lstrip("/"))
@@ -112,3 +112,11 @@ def test_credentials_are_put_in_as_a_file_for_the_jobs_user_alone() -> None:
         assert members[name].isdir()
         assert (members[name].mode, members[name].uid, members[name].gid) == (0o700, 1234, 567)
     assert (members["/zcell"].mode, members["/zcell"].uid) == (0o755, 0)
+
+
+def test_directories_that_the_host_shares_are_not_in_what_is_put_in() -> None:
+    archive = private_archive(ALICE, Credentials(SECRET, TOKEN), "job-1", shared=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        members = {f"/{member.name}": member.mode for member in tar}
+    assert members["/zcell/workspace"] == 0o1777
+    assert not any(name.startswith("/zcell/workspace/") for name in members)

@@ -10,17 +10,24 @@ import tarfile
 import time
 
 from zcell.launch.docker.request import Identity
-from zcell.launch.docker.view import CREDENTIALS, HOME, PRIVATE, WORKSPACE
+from zcell.launch.docker.view import CREDENTIALS, HOME, PRIVATE, TMPFS_MODE, WORKSPACE
 from zcell.security.credentials import Credentials, credentials_text
 
 
-def private_archive(identity: Identity, credentials: Credentials, job_id: str) -> bytes:
-    """A tar to be unpacked at ``/``: the job's private directories, empty, and its credentials."""
+def private_archive(identity: Identity, credentials: Credentials, job_id: str, *, shared: bool) -> bytes:
+    """A tar to be unpacked at ``/``: the job's private directories, empty, and its credentials.
+
+    Of a `shared` workspace only the mount point is in it, with the mode that its tmpfs takes over (runc does so); what is below
+    are the host's own directories, which the engine has mounted already and must not change.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "/zcell", 0o755, Identity(0, 0, "root"))
-        for directory in (PRIVATE, HOME, WORKSPACE, f"{WORKSPACE}/{job_id}"):
+        for directory in (PRIVATE, HOME):
             _add(archive, directory, 0o700, identity)
+        _add(archive, WORKSPACE, TMPFS_MODE if shared else 0o700, identity)
+        if not shared:
+            _add(archive, f"{WORKSPACE}/{job_id}", 0o700, identity)
         _add(archive, CREDENTIALS, 0o600, identity, credentials_text(credentials).encode())
     return buffer.getvalue()
 

@@ -23,9 +23,12 @@ from zcell.launch.spec import JobReturnCode
 log = logging.getLogger("zcell.launch.docker")
 
 CALL_TIMEOUT = 60.0
-"""Seconds for what may take long: pulling aside, the making, starting and removing of a container."""
+"""Seconds for what may take long, pulling aside: the making and starting of a container."""
+PATIENT_TIMEOUT = 10.0
+"""Seconds for a removal that nobody waits for."""
 QUICK_TIMEOUT = 0.8
 """Seconds for questions and signals, which are asked again when the engine takes longer."""
+REMOVE_TIMEOUT = 3.0
 KEPT_LINES = 1000
 _ENDED = ("exited", "dead", "removing")
 
@@ -45,6 +48,7 @@ class DockerEngine(Engine):
         self._owner = owner
         self._lock = threading.Lock()
         self._clients: dict[float, Any] = {}
+        self._answers = True
         self.remove_later: Callable[[str], None] = self.remove
         """What becomes of a container that cannot be removed now."""
 
@@ -139,7 +143,7 @@ class DockerEngine(Engine):
         with self._errors("look at the container"):
             return dict(self.client(timeout).api.inspect_container(container))
 
-    def remove(self, container: str, timeout: float = CALL_TIMEOUT) -> None:
+    def remove(self, container: str, timeout: float = PATIENT_TIMEOUT) -> None:
         """End and remove a container; one that is gone, or going, is no error."""
         with self._errors("remove the container"):
             try:
@@ -166,9 +170,11 @@ class DockerEngine(Engine):
     # what the watcher asks
 
     def survey(self, handles: Sequence[RemoteHandle]) -> Mapping[RemoteHandle, EngineView]:
+        self._answers = False
         with self._errors("list its containers"):
             client = self.client(QUICK_TIMEOUT)
             found = client.api.containers(all=True, filters={"label": f"{OWNER_LABEL}={self._owner}"})
+        self._answers = True
         states = {c["Id"]: c["State"] for c in found}
         views = {}
         for handle in handles:
@@ -197,13 +203,18 @@ class DockerEngine(Engine):
                     raise
 
     def last_output(self, handle: RemoteHandle) -> bytes:
+        if not self._answers:
+            return b""
         with self._errors("read the container's log"):
             client = self.client(QUICK_TIMEOUT)
             return bytes(client.api.logs(handle.engine_id, stdout=True, stderr=True, tail=KEPT_LINES))
 
     def release(self, handle: RemoteHandle) -> None:
+        if not self._answers:  # nobody who waits for the job's end is to wait for that too
+            self.remove_later(handle.engine_id)
+            return
         try:
-            self.remove(handle.engine_id, QUICK_TIMEOUT * 4)
+            self.remove(handle.engine_id, REMOVE_TIMEOUT)
         except EngineError as error:
             log.warning("job %s: its container %s is removed later: %s", handle.job_id, handle.engine_id[:12], error)
             self.remove_later(handle.engine_id)

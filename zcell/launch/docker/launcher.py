@@ -180,30 +180,34 @@ class DockerLauncher(RemoteLauncher):
             mounts=mounts,
             devices=self._devices(spec, job),
         )
+        self._await_name(spec.job_id, request["name"])
         try:
             return self.engine.create(request)
         except (TypeError, ValueError) as error:  # how the SDK refuses arguments
             raise LaunchError(f"job {spec.job_id}: the settings of its container are refused: {error}") from error
-        except EngineError as error:
-            raise self._explained(error, handle.job_id, request["name"]) from error
 
-    def _explained(self, error: EngineError, job_id: str, name: str) -> Exception:
-        try:
-            other = self.engine.using_name(name)
-        except EngineError:
-            return error
-        if other is None:
-            return error
-        labels = (other.get("Config") or {}).get("Labels") or {}
-        whose = f"job {labels[JOB_LABEL]!r} of another launcher" if JOB_LABEL in labels else "somebody else"
-        return LaunchError(
-            f"job {job_id}: the engine has a container {name!r} already, of {whose}; end that first, or give the job another job_id"
-        )
+    def _await_name(self, job_id: str, name: str) -> None:
+        """Wait for the container of an earlier job of this name while it is being removed. Raises `LaunchError` for any other."""
+        end = time.monotonic() + self.site.timeout
+        pause = threading.Event()
+        while (other := self.engine.using_name(name)) is not None:
+            is_going = other["State"]["Status"] == "removing" or self._janitor.has(other["Id"])
+            if not is_going or time.monotonic() >= end:
+                labels = (other.get("Config") or {}).get("Labels") or {}
+                whose = f"job {labels[JOB_LABEL]!r} of another launcher" if JOB_LABEL in labels else "somebody else"
+                raise LaunchError(
+                    f"job {job_id}: the engine has a container {name!r} already, of {whose}; end that first, or give the job another "
+                    "job_id"
+                )
+            pause.wait(_PAUSE)
 
     def _start_container(self, handle: RemoteHandle) -> None:
         container = handle.engine_id
         try:
-            self.engine.put(container, private_archive(Identity.of_this_process(), handle.credentials, handle.job_id))
+            shared = not self._ships(handle.spec)
+            self.engine.put(
+                container, private_archive(Identity.of_this_process(), handle.credentials, handle.job_id, shared=shared)
+            )
             self.engine.start(container)
             self._await_running(handle)
         except BaseException:

@@ -47,6 +47,11 @@ class Janitor:
                 self._thread.start()
             self._changed.notify_all()
 
+    def has(self, container: str) -> bool:
+        """Whether it is still to be removed."""
+        with self._changed:
+            return container in self._waiting
+
     def close(self) -> None:
         """Try what waits once more and stop; the next launch finds what is left."""
         with self._changed:
