@@ -10,9 +10,9 @@ from zcell.launch.slurm.queue import Row, parse_sacct, parse_squeue
 from zcell.launch.spec import JobReturnCode
 
 SQUEUE = """\
-4                       |0                       |4                       |FAILED                  |768                     |0           |vm                  |NonZeroExitCode     |
-3                       |2                       |3                       |PENDING                 |0                       |0           |                    |JobArrayTaskLimit   |
-17                      |N/A                     |17                      |RUNNING                 |0                       |2           |vm                  |None                |
+4  |0  |4  |FAILED  |768  |0  |vm  |NonZeroExitCode  |
+3  |2  |3  |PENDING  |0  |0  |  |JobArrayTaskLimit  |
+17  |N/A  |17  |RUNNING  |0  |2  |vm  |None  |
 """
 
 
