@@ -9,6 +9,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 2 * 1024 * 1024
 
@@ -38,13 +40,14 @@ def build_wheel(place: Path) -> Path:
         ],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=380,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = place.glob("*.whl")
     return built
 
 
+@pytest.mark.timeout(400)  # compiling takes long on a busy machine
 def test_the_wheel_holds_the_package_with_types_and_compiled_modules_and_nothing_else_and_is_small(tmp_path: Path) -> None:
     wheel = build_wheel(tmp_path)  # takes a while: one test, so that one worker does it once
     assert wheel.stat().st_size < MOST_BYTES
