@@ -48,6 +48,7 @@ class DockerEngine:
         self._lock: IO[str] = (directory / "docker.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._sweep()
+        self._machine = machine_state()
         self._state = Path(tempfile.mkdtemp(prefix="zd-", dir="/tmp"))  # short: sockets have short paths
         self._data = directory / "docker-data"
         (directory / "docker.state").write_text(str(self._state))
@@ -177,6 +178,7 @@ class DockerEngine:
             _remove(self._state, self._data, self.bridge)
             (self._directory / "docker.state").unlink(missing_ok=True)
             self._lock.close()
+        assert machine_state() == self._machine, "the engine has changed the machine"
 
     def _sweep(self) -> None:
         """Remove what a run left that was killed."""
@@ -218,6 +220,14 @@ def _remove(state: Path, data: Path, bridge: str) -> None:
             shutil.rmtree(directory)
     if bridge and Path("/sys/class/net", bridge).exists():
         subprocess.run(["ip", "link", "delete", bridge], check=True, env={"PATH": ADMIN_PATH})
+
+
+def machine_state() -> list[str]:
+    """What an engine could leave behind in the machine's network: links, rules of the firewall, forwarding."""
+    links = [f"link {link.name}" for link in Path("/sys/class/net").iterdir()]
+    saved = subprocess.run(["iptables-save"], check=True, capture_output=True, text=True, env={"PATH": ADMIN_PATH}).stdout
+    rules = [line.partition(" [")[0] for line in saved.splitlines() if line.startswith(("-A", ":"))]
+    return [*sorted(links), *rules, f"forwarding {Path('/proc/sys/net/ipv4/ip_forward').read_text().strip()}"]
 
 
 def _free_subnet() -> ipaddress.IPv4Network:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from zcell.launch.owner import Owner
 from zcell.launch.remote import EngineError, EngineState
-from zcell.launch.slurm.owner import is_dead, this_process
+from zcell.launch.slurm.orphans import comment_of, is_orphan
 from zcell.launch.slurm.queue import Row, parse_sacct, parse_squeue
 from zcell.launch.spec import JobReturnCode
 
@@ -89,12 +92,10 @@ def test_a_job_that_was_put_back_counts_its_runs() -> None:
     assert row("REQUEUED", restarts=1).view().run == 2
 
 
-def test_only_a_process_of_this_machine_that_is_gone_is_dead() -> None:
-    mine = this_process()
-    kind, host, boot, pid, started = mine.split("/")
-    assert not is_dead(mine)
-    assert is_dead("/".join((kind, host, boot, pid, str(int(started) + 1)))), "another process got its id"
-    assert is_dead("/".join((kind, host, "0" * 32, pid, started))), "the machine was booted since"
-    assert is_dead("/".join((kind, host, boot, "999999999", started)))
-    assert not is_dead("/".join((kind, "elsewhere", boot, "999999999", started)))
-    assert not is_dead("(null)")
+def test_only_jobs_of_a_dead_process_are_orphans() -> None:
+    mine = Owner.here()
+    assert not is_orphan(comment_of(mine))
+    assert is_orphan(comment_of(replace(mine, started=mine.started + 1)))
+    assert not is_orphan(comment_of(replace(mine, machine="elsewhere")))
+    for comment in ("(null)", "", "zcell/", "zcell/a:b", "somebody's own"):
+        assert not is_orphan(comment)

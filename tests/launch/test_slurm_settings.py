@@ -112,3 +112,16 @@ def test_missing_programs_are_told_before_anything_is_started(monkeypatch: pytes
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LaunchError, match=r"job j: there is no sbatch on PATH; install Slurm's client programs"):
         SlurmLauncher().check(JobSpec(job_id="j", command=["true"]))
+
+
+def test_a_job_may_set_what_it_asks_for_and_nothing_else() -> None:
+    launcher = SlurmLauncher({"partition": "main", "account": "physics"})
+    spec = {"here": {"slurm": {"partition": "gpu", "cpus": 4, "account": "physics"}}}
+    own = launcher.job_settings(JobSpec(job_id="j", command=["true"], site="here", launcher_spec=spec))
+    assert own == {"partition": "gpu", "cpus": 4, "account": "physics"}
+    for name, value in (("setup", ["reboot"]), ("python", "/mine"), ("directory", "/etc"), ("nonsense", 1)):
+        job = JobSpec(job_id="j", command=["true"], launcher_spec={"default": {"slurm": {name: value}}})
+        with pytest.raises(LaunchError, match=rf"job j: launcher_spec\['default'\]\['slurm'\] sets '{name}'"):
+            launcher.job_settings(job)
+    other = JobSpec(job_id="j", command=["true"], launcher_spec={"default": {"process": {"python": "x"}}})
+    assert launcher.job_settings(other) == {}

@@ -40,11 +40,14 @@ def write_credentials(path: Path, credentials: Credentials) -> None:
         file.write(credentials_text(credentials))
 
 
-def read_credentials(path: Path) -> Credentials:
-    """Read the hand-over file. Raises `PermissionError` when others can read it, `ValueError` naming the field that is wrong."""
+def read_credentials(path: Path, *, group: bool = False) -> Credentials:
+    """Read the hand-over file. Raises `PermissionError` when others can read it, `ValueError` naming the field that is wrong.
+
+    `group`: its group may read it, which is all that some engines can arrange for a user of their own.
+    """
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
+        if mode & (0o037 if group else 0o077):
             raise PermissionError(
                 f"{path} has mode {mode:04o}; credentials must be readable by their owner only: chmod 600 {path}"
             )

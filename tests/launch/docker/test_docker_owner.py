@@ -13,7 +13,7 @@ import pytest
 
 from tests.eventually import eventually
 from zcell.launch.docker.orphans import Janitor, orphans
-from zcell.launch.docker.owner import Owner
+from zcell.launch.owner import Owner
 from zcell.launch.remote import EngineError
 
 
@@ -26,7 +26,7 @@ def test_this_process_is_alive_and_its_mark_can_be_read_back() -> None:
 
 
 def test_a_process_that_ended_is_dead_also_before_it_is_reaped() -> None:
-    code = "from zcell.launch.docker.owner import Owner; print(Owner.here())"
+    code = "from zcell.launch.owner import Owner; print(Owner.here())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         owner = Owner.parse(child.stdout.read().strip())

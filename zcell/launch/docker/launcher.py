@@ -20,11 +20,11 @@ from zcell.launch.docker.engine import DockerEngine, NoSuchContainerError
 from zcell.launch.docker.gpus import device_requests
 from zcell.launch.docker.names import container_name
 from zcell.launch.docker.orphans import Janitor, orphans
-from zcell.launch.docker.owner import Owner
 from zcell.launch.docker.request import JOB_LABEL, Identity, container_request, node_arguments
 from zcell.launch.docker.settings import SHARED, JobSettings, SiteSettings
 from zcell.launch.docker.study import FILE, study_data
 from zcell.launch.launcher import LifecycleHook
+from zcell.launch.owner import Owner
 from zcell.launch.remote import EngineError, RemoteHandle, RemoteLauncher
 from zcell.launch.remote.course import Bounds
 from zcell.launch.selection import launcher_names, select_launcher

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from zcell.launch.docker.owner import Owner
+from zcell.launch.owner import Owner
 from zcell.launch.remote import EngineError
 
 log = logging.getLogger("zcell.launch.docker")

@@ -72,6 +72,16 @@ class RemoteHandle(JobHandle):
         return self._failure
 
     @property
+    def parent(self) -> str:
+        """Name of the parent's cell."""
+        return self._parent.fqcn
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the node has brought any output."""
+        return self._wrote
+
+    @property
     def pending_reason(self) -> str:
         """Why the job has not started yet, in the engine's words."""
         with self._lock:

@@ -7,7 +7,7 @@ import math
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from zcell.launch.remote.engine import Engine
 from zcell.launch.remote.handle import RemoteHandle
 from zcell.launch.remote.messages import Work, node_name
 from zcell.launch.remote.watcher import Watcher
+from zcell.launch.selection import launcher_names, select_launcher
 from zcell.launch.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class RemoteLauncher(Launcher):
     bounds_by_default = Bounds()
     may_requeue = False
     goes_elsewhere = True
+    job_may_set: Sequence[str] = ()
+    """The settings that a job may set for itself, in its ``launcher_spec``."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
         super().__init__(settings, hooks=hooks)
@@ -142,6 +145,19 @@ class RemoteLauncher(Launcher):
             output.end()
             raise LaunchError(f"job {spec.job_id}: {error}") from error
         return handle, hand_over.url
+
+    def job_settings(self, spec: JobSpec) -> dict[str, Any]:
+        """What the job's own specification sets for this launcher. Raises `LaunchError` for what is not the job's to set."""
+        chosen = select_launcher(spec, default=self.name, known={*launcher_names(), self.name})
+        if chosen.launcher != self.name:
+            return {}
+        for name, value in chosen.settings.items():
+            if name not in self.job_may_set and self.settings.get(name) != value:
+                raise LaunchError(
+                    f"job {spec.job_id}: {chosen.place}[{self.name!r}] sets {name!r}, which a job may not; it may set "
+                    f"{', '.join(self.job_may_set)}. The rest is for the {self.name} launcher's own settings"
+                )
+        return {name: value for name, value in chosen.settings.items() if name in self.job_may_set}
 
     def _directory(self, spec: JobSpec) -> str:
         """Where the command runs on the node when the job's files are there already. Empty: they travel."""

@@ -61,12 +61,12 @@ class RefusedError(Exception):
         self.code = code
 
 
-def await_credentials(path: Path, limit: float, signals: Signals) -> Credentials:
+def await_credentials(path: Path, limit: float, signals: Signals, *, group: bool = False) -> Credentials:
     """Read the credentials, which may be on their way, waiting `limit` seconds at most. Raises `RefusedError`."""
     end = time.monotonic() + limit
     while True:
         try:
-            return read_credentials(path)
+            return read_credentials(path, group=group)
         except (FileNotFoundError, ValueError) as error:  # not there yet, or not whole yet
             if time.monotonic() >= end:
                 raise RefusedError(Refusal.NO_CREDENTIALS, f"no credentials after {limit:g} s: {error}") from error
@@ -139,7 +139,7 @@ def run_node(options: argparse.Namespace, signals: Signals) -> int:
     from zcell.launch.remote.stint import Stint
 
     try:
-        credentials = await_credentials(options.credentials, options.wait, signals)
+        credentials = await_credentials(options.credentials, options.wait, signals, group=options.group_readable)
     finally:
         _clear_up(options)
     cell = Cell(options.name, parent=options.parent, secret=credentials.link_secret, insecure=options.insecure)
@@ -163,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", required=True, help="address of the parent")
     parser.add_argument("--name", required=True, help="name of this node's cell")
     parser.add_argument("--credentials", required=True, type=Path, help="file of mode 0600, which may still be on its way")
+    parser.add_argument("--group-readable", action="store_true", help="that file may be read by its group too")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for that file")
     parser.add_argument("--consume", action="store_true", help="remove that file once it is read")
     parser.add_argument("--tidy", action="store_true", help="remove the directory it was in, when that is empty then")

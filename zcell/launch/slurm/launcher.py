@@ -17,13 +17,14 @@ from zcell.cell.endpoints import is_local
 from zcell.errors import LaunchError
 from zcell.launch.launcher import LifecycleHook
 from zcell.launch.output import OutputCallback
+from zcell.launch.owner import Owner
 from zcell.launch.remote.handle import RemoteHandle
 from zcell.launch.remote.launcher import RemoteLauncher
 from zcell.launch.slurm.commands import Commands, SlurmError
 from zcell.launch.slurm.engine import SlurmEngine, Submission
-from zcell.launch.slurm.owner import cancel_orphans, this_process
+from zcell.launch.slurm.orphans import cancel_orphans, comment_of
 from zcell.launch.slurm.script import Batch, render, shared_place_of
-from zcell.launch.slurm.settings import OWN_SETTINGS, SlurmSettings, job_resources, resource_options
+from zcell.launch.slurm.settings import OPTIONS, OWN_SETTINGS, RESOURCES, SlurmSettings, job_resources, resource_options
 from zcell.launch.spec import JobSpec
 from zcell.security.credentials import write_credentials
 
@@ -40,6 +41,7 @@ class SlurmLauncher(RemoteLauncher):
 
     name = "slurm"
     own_settings = OWN_SETTINGS
+    job_may_set = (*OPTIONS, *RESOURCES)
 
     def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
         given = dict(settings or {})
@@ -52,6 +54,7 @@ class SlurmLauncher(RemoteLauncher):
         self._lock = threading.Lock()
         self._accepted: set[str] = set()
         self._swept = False
+        self._owner = Owner.here()
         super().__init__(given, hooks=hooks)
 
     def _engine(self) -> SlurmEngine:
@@ -59,33 +62,36 @@ class SlurmLauncher(RemoteLauncher):
         return self._slurm
 
     def check(self, spec: JobSpec) -> None:
-        resources = resource_options(job_resources(self.slurm, spec), f"job {spec.job_id}")
+        asked = self._asked_by(spec)
         self._commands.check(f"job {spec.job_id}")
         shared = self.slurm.shared_directory
         if shared and not (Path(shared).is_dir() and os.access(shared, os.W_OK)):
             raise LaunchError(
                 f"job {spec.job_id}: the slurm launcher's setting shared_directory is {shared}, which is no writable directory here"
             )
-        self._ask_slurm(spec, resources)
+        self._ask_slurm(spec, asked)
 
-    def _ask_slurm(self, spec: JobSpec, resources: Mapping[str, str]) -> None:
+    def _asked_by(self, spec: JobSpec) -> tuple[SlurmSettings, dict[str, str]]:
+        """The settings with what the job sets of them, and options for its resources. Raises `LaunchError`."""
+        own = self.job_settings(spec)
+        settings = SlurmSettings.parse(self.settings | own) if own else self.slurm
+        return settings, resource_options(job_resources(settings, spec), f"job {spec.job_id}")
+
+    def _ask_slurm(self, spec: JobSpec, asked: tuple[SlurmSettings, Mapping[str, str]]) -> None:
         """Have sbatch look at what the job asks for, without submitting anything; once for the same demands."""
         trial = Batch("zcell-trial", ["server.job"], "tcp://127.0.0.1:1", "0", self._python, "zcell")
-        script = render(trial, self.slurm, resources)
+        settings, resources = asked
+        script = render(trial, settings, resources)
         with self._lock:
             if script in self._accepted:
                 return
         try:
             self._commands.run("sbatch", "--test-only", stdin=script)
         except SlurmError as error:
-            raise LaunchError(
-                f"job {spec.job_id}: slurm refuses what the job asks for ({', '.join(self._asked(resources)) or 'the defaults'}): {error}"
-            ) from error
+            words = ", ".join(_words(settings, resources)) or "the defaults"
+            raise LaunchError(f"job {spec.job_id}: slurm refuses what the job asks for ({words}): {error}") from error
         with self._lock:
             self._accepted.add(script)
-
-    def _asked(self, resources: Mapping[str, str]) -> list[str]:
-        return [f"{name}={value}" for name, value in {**self.slurm.options, **resources}.items()]
 
     def launch_array(
         self,
@@ -106,8 +112,8 @@ class SlurmLauncher(RemoteLauncher):
         if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
             raise LaunchError(f"at_once must be a whole number from 1, got {at_once!r}")
         specs = [self._ask_hooks(spec) for spec in specs]
-        wanted = {tuple(sorted(resource_options(job_resources(self.slurm, spec), spec.job_id).items())) for spec in specs}
-        if len(wanted) > 1:
+        asked = [self._asked_by(spec) for spec in specs]
+        if any(other != asked[0] for other in asked):
             raise LaunchError(
                 f"the jobs of the array from {specs[0].job_id} on ask for different resources; launch them one by one"
             )
@@ -144,11 +150,11 @@ class SlurmLauncher(RemoteLauncher):
             url=url,
             nonce=secrets.token_hex(12),
             python=self._python,
-            owner=this_process(),
+            owner=comment_of(self._owner),
             at_once=at_once,
             is_array=is_array,
         )
-        script = render(batch, self.slurm, resource_options(job_resources(self.slurm, first.spec), f"job {first.job_id}"))
+        script = render(batch, *self._asked_by(first.spec))
         with contextlib.ExitStack() as undo:
             if self.slurm.shared_directory:
                 undo.callback(shutil.rmtree, self._fill_shared_place(batch.nonce, handles), ignore_errors=True)
@@ -192,3 +198,7 @@ class SlurmLauncher(RemoteLauncher):
             raise LaunchError(f"slurm cannot be asked for its nodes: {error}") from error
         ours = socket.gethostname().partition(".")[0]
         return sorted({name.strip().partition(".")[0] for name in text.splitlines()} - {ours, "localhost", ""})
+
+
+def _words(settings: SlurmSettings, resources: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in {**settings.options, **resources}.items()]

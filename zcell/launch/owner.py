@@ -1,4 +1,4 @@
-"""Who started a container. Invariant: only containers whose starter is known to be dead are called orphans.
+"""Who started a job in an engine. Invariant: only what a process known to be dead has started is called an orphan.
 
 The starter's mark is a label: machine, boot, process-id namespace, process id, its start time, and a number of the launcher's own.
 A process id alone would be taken again; with its start time it names one process for as long as the machine is up.
