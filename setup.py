@@ -46,6 +46,7 @@ EXTENSIONS: list[Extension] = [
     extension("sha256", *SHA256),
     extension("chunk", "chunk_frame.c", *SHA256),
     extension("zipstream", "zipstream_record.c"),
+    extension("handover"),
 ]
 
 setup(ext_modules=cythonize(EXTENSIONS, language_level=3, compiler_directives={"embedsignature": True}))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from zcell._native.handover import Sleeper
+from zcell.cell.loop import IoLoop
 from zcell.message import Reply, ReturnCode
 from zcell.protocol import routing
 from zcell.protocol.envelope import Envelope
@@ -29,9 +31,9 @@ class RawReply:
 class Call:
     """One request in flight. Completed on any thread; waited for on any."""
 
-    __slots__ = ("_callback", "_done", "_lock", "id", "link_id", "on_end", "options", "outcome", "target")
+    __slots__ = ("_callback", "_lock", "_loop", "_sleeper", "id", "link_id", "on_end", "options", "outcome", "target")
 
-    def __init__(self, call_id: int, target: str, link_id: bytes) -> None:
+    def __init__(self, call_id: int, target: str, link_id: bytes, loop: IoLoop) -> None:
         self.id = call_id
         self.target = target
         self.link_id = link_id
@@ -39,8 +41,8 @@ class Call:
         self.options: Any = None
         self.on_end: list[Callable[[], None]] = []
         self._lock = threading.Lock()
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._loop = loop
+        self._sleeper = Sleeper()
         self._callback: Callable[[Call], None] | None = None
 
     def complete(self, outcome: RawReply | Reply) -> bool:
@@ -50,17 +52,18 @@ class Call:
                 return False
             self.outcome = outcome
             callback = self._callback
-        self._done.release()
+        self._loop.wake(self._sleeper)
         if callback is not None:
             callback(self)
         return True
 
     def wait(self, timeout: float) -> bool:
         """Whether it is complete within `timeout` seconds."""
-        if self._done.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            self._done.release()
-            return True
-        return False
+        if self.outcome is None:
+            self._sleeper.sleep(max(0.0, timeout), self._loop.waker)
+        else:
+            self._loop.waker.flush()
+        return self.outcome is not None
 
     def when_done(self, callback: Callable[[Call], None]) -> None:
         """Call `callback` once, now if it is complete already; it must not block. There is one callback at most."""
@@ -81,8 +84,8 @@ class PendingCalls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def open(self, target: str, link_id: bytes) -> Call:
-        call = Call(next(self._ids), target, link_id)
+    def open(self, target: str, link_id: bytes, loop: IoLoop) -> Call:
+        call = Call(next(self._ids), target, link_id, loop)
         self._calls[call.id] = call
         return call
 

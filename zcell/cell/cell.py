@@ -166,7 +166,7 @@ class Cell:
         self._proof = SharedSecretProof(self._secret)
         self._io = IoLoop(self.fqcn)
         self._switch = Switch(self.fqcn, self._io, limits, self._counters, self._calls)
-        self._pool = WorkerPool(self.fqcn, limits.handler_threads)
+        self._pool = WorkerPool(self.fqcn, limits.handler_threads, loop=self._io)
         self._transfer_pool = WorkerPool(f"{self.fqcn}-transfer", limits.transfer_threads, share=1.0)
         dispatcher = Dispatcher(self._switch, self._handlers, self._filters, self._pool, self.payloads, self._counters, limits)
         self._outbox = Outbox(self._switch, self._calls, self._filters, self.payloads, self._pool, self._counters, limits)

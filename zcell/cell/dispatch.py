@@ -161,9 +161,13 @@ class Dispatcher:
 
     def _answer(self, envelope: Envelope, result: Any) -> None:
         if isinstance(result, Future):
-            result.add_done_callback(lambda f: self._answer(envelope, _outcome_of(f)))
+            result.add_done_callback(lambda f: self._answer_now(envelope, _outcome_of(f)))
             return
         self._send(envelope, result if isinstance(result, Reply) else Reply(ReturnCode.OK, result))
+
+    def _answer_now(self, envelope: Envelope, result: Any) -> None:
+        self._answer(envelope, result)
+        self._switch.loop.waker.flush()
 
     def _send(self, envelope: Envelope, reply: Reply) -> None:
         """Filter, encode and send a reply; what cannot be sent becomes a reply that says so."""
@@ -197,7 +201,7 @@ class Dispatcher:
         if self._switch.loop.is_here:
             self._switch.send_control(out, frames)
         else:
-            self._switch.loop.post(self._switch.send_control, out, frames)
+            self._switch.loop.post_quietly(self._switch.send_control, out, frames)
 
     def _envelope(self, request: Envelope, reply: Reply) -> Envelope:
         return Envelope(

@@ -89,7 +89,7 @@ class Gate:
         """Begin to read."""
         assert self._socket is not None
         self._switch.loop.watch(self._socket, self._read)
-        self._switch.loop.watch(self._watcher, self._watch)
+        self._switch.loop.watch(self._watcher, self._watch, sends=False)
 
     def _watch(self) -> bool:
         """A connection was lost, but not whose: ask everyone soon, once however many were lost together."""

@@ -6,14 +6,14 @@ import heapq
 import itertools
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import zmq
+from zcell._native.handover import Sleeper, Waker
+from zcell.cell.readiness import Readiness
 
 log = logging.getLogger("zcell.cell.loop")
 
@@ -49,16 +49,15 @@ class IoLoop:
         self._bulk: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._poller = zmq.Poller()
         self._readers: dict[Any, Readable] = {}
-        self._awake = False
         self._ending = False
         self._more = False
         self.at_turn_end: Callable[[], None] = _nothing
         """Called after every round of calls and reads, before the loop waits."""
-        self._wake_lock = threading.Lock()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.register(self._wake_fd, zmq.POLLIN)
+        self.waker = Waker()
+        """For those who posted something and go to sleep themselves: see `post_quietly`."""
+        self._sleepers: list[Sleeper] = []
+        self._readiness = Readiness(self.waker)
         self._thread = threading.Thread(target=self._run, name=f"zcell-io-{name}", daemon=True)
         self._ident = 0
 
@@ -68,7 +67,7 @@ class IoLoop:
     def end(self, timeout: float) -> bool:
         """End the thread after what is posted by now; whether it ended within `timeout` seconds. Then release its descriptor."""
         if self._thread.ident is None:
-            self._close_wake()
+            self.waker.close()
             return True
         self.post(self._end)
         self._thread.join(timeout)
@@ -89,26 +88,27 @@ class IoLoop:
     def post(self, fn: Callable[..., None], *args: Any) -> None:
         """Run `fn(*args)` on the I/O thread, in order. From any thread."""
         self._calls.append((fn, args))
-        self._wake()
+        if threading.get_ident() != self._ident:
+            self.waker.wake()
+
+    def post_quietly(self, fn: Callable[..., None], *args: Any) -> None:
+        """As `post`, by who will flush `waker` very soon, best by going to sleep with it."""
+        self._calls.append((fn, args))
+        if threading.get_ident() != self._ident:
+            self.waker.wake_later()
+
+    def wake(self, sleeper: Sleeper) -> None:
+        """Wake a thread: now, or on the I/O thread when it comes to wait, so that the two do not meet at the GIL."""
+        if threading.get_ident() == self._ident:
+            self._sleepers.append(sleeper)
+        else:
+            sleeper.wake()
 
     def post_bulk(self, fn: Callable[..., None], *args: Any) -> None:
         """As `post`, but a few at a time, behind everything posted by `post`: for the data lane."""
         self._bulk.append((fn, args))
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._awake or threading.get_ident() == self._ident:
-            return
-        with self._wake_lock:  # a handler may outlive the loop: its number may be another file's by then
-            if self._wake_fd >= 0:
-                self._awake = True
-                os.eventfd_write(self._wake_fd, 1)
-
-    def _close_wake(self) -> None:
-        with self._wake_lock:
-            fd, self._wake_fd = self._wake_fd, -1
-            if fd >= 0:
-                os.close(fd)
+        if threading.get_ident() != self._ident:
+            self.waker.wake()
 
     def call_later(self, delay: float, fn: Callable[[], None]) -> Timer:
         """Call `fn` on the I/O thread in `delay` seconds. From any thread."""
@@ -122,14 +122,17 @@ class IoLoop:
     def _push(self, timer: Timer) -> None:
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
 
-    def watch(self, socket: Any, reader: Readable) -> None:
-        """Call `reader` when `socket` is readable. On the I/O thread only."""
+    def watch(self, socket: Any, reader: Readable, *, sends: bool = True) -> None:
+        """Call `reader` when `socket` may be readable, and once for a start. On the I/O thread only.
+
+        One that never `sends` is read until it is empty each time.
+        """
         self._readers[socket] = reader
-        self._poller.register(socket, zmq.POLLIN)
+        self._readiness.add(socket, sends=sends)
 
     def unwatch(self, socket: Any) -> None:
         if self._readers.pop(socket, None) is not None:
-            self._poller.unregister(socket)
+            self._readiness.remove(socket)
 
     def _run(self) -> None:
         self._ident = threading.get_ident()
@@ -138,7 +141,11 @@ class IoLoop:
                 self._turn()
                 self._more = self._read()
         finally:
-            self._close_wake()
+            for sleeper in self._sleepers:
+                sleeper.wake()
+            self._sleepers.clear()
+            self._ident = 0
+            self.waker.close()
 
     def _turn(self) -> None:
         self._run_timers()
@@ -153,14 +160,14 @@ class IoLoop:
 
     def _read(self) -> bool:
         timeout = 0 if self._more or self._calls or self._bulk or self._ending else self._idle_ms()
+        sleepers, self._sleepers = self._sleepers, []
+        sockets, woken = self._readiness.wait(timeout, sleepers)
+        if woken:
+            self.waker.clear()
         more = False
-        for socket, _ in self._poller.poll(timeout):
-            if socket == self._wake_fd:
-                os.eventfd_read(self._wake_fd)
-                self._awake = False
-            else:
-                reader = self._readers.get(socket)
-                more = (reader is not None and bool(self._guard(reader))) or more
+        for socket in sockets:
+            reader = self._readers.get(socket)
+            more = (reader is not None and bool(self._guard(reader))) or more
         return more
 
     def _idle_ms(self) -> int:

@@ -66,7 +66,7 @@ class Outbox:
     def request(self, out: Outgoing) -> Reply:
         """Send, wait, decode. Never raises for what happens on the way."""
         end = time.monotonic() + out.timeout
-        call = self.start(out, out.timeout)
+        call = self.start(out, out.timeout, quietly=True)
         if isinstance(call, Reply):
             return call
         return self.await_call(out, call, end)
@@ -101,7 +101,7 @@ class Outbox:
         if not self._pool.run("zcell.replies", task, dropped=task):
             task()
 
-    def start(self, out: Outgoing, patience: float) -> Call | Reply:
+    def start(self, out: Outgoing, patience: float, quietly: bool = False) -> Call | Reply:
         """Filter, encode and hand over; waits at most `patience` seconds for queue space. A Reply when it ends already here.
 
         Raises `CodecError` for a payload that cannot travel and `ValueError` for headers that cannot.
@@ -119,12 +119,12 @@ class Outbox:
         if link is None and not here:
             return Reply(ReturnCode.TARGET_UNREACHABLE, None, f"{self._switch.me} has no link towards {out.target}")
         out.encoded = self._payloads.encode(out.payload, out.target, out.headers)
-        call = self._calls.open(out.target, b"" if link is None else link.id)
+        call = self._calls.open(out.target, b"" if link is None else link.id, self._switch.loop)
         call.options = out
         if abort is not None:
             out.abort_key = abort.add_callback(lambda: _complete(call, Reply(ReturnCode.ABORTED, None, abort.reason)))
         try:
-            failure = self._hand_over(out, out.encoded, Kind.REQUEST, call.id, link, min(patience, out.timeout))
+            failure = self._hand_over(out, out.encoded, Kind.REQUEST, call.id, link, min(patience, out.timeout), quietly)
         except ValueError:
             self._end(call)
             raise
@@ -151,7 +151,14 @@ class Outbox:
         return answer
 
     def _hand_over(
-        self, out: Outgoing, encoded: EncodedPayload, kind: Kind, call_id: int, link: Link | None, patience: float
+        self,
+        out: Outgoing,
+        encoded: EncodedPayload,
+        kind: Kind,
+        call_id: int,
+        link: Link | None,
+        patience: float,
+        quietly: bool = False,
     ) -> Reply | None:
         """Admit and post one message; the Reply that tells why not."""
         if encoded.size > self._limits.message_bytes:
@@ -176,11 +183,12 @@ class Outbox:
                 return Reply(ReturnCode.COMM_ERROR, None, f"the link to {link.peer} was lost")
             text = f"the queue towards {out.target} is full ({self._limits.link_queue_bytes} bytes)"
             return Reply(ReturnCode.COMM_ERROR, None, text)
+        post = self._switch.loop.post_quietly if quietly else self._switch.loop.post
         if link is None:
             release = _once(lambda: admission.give_back(cost))
-            self._switch.loop.post(self._switch.deliver, envelope, frames[1], frames[2:], release)
+            post(self._switch.deliver, envelope, frames[1], frames[2:], release)
         else:
-            self._switch.loop.post(self._switch.send_work, link, frames, cost)
+            post(self._switch.send_work, link, frames, cost)
         return None
 
     def finish(self, call: Call) -> Reply:

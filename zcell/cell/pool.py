@@ -14,6 +14,9 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from zcell._native.handover import Sleeper
+from zcell.cell.loop import IoLoop
+
 log = logging.getLogger("zcell.cell.pool")
 T = TypeVar("T")
 Task = Callable[[], None]
@@ -56,16 +59,22 @@ class _Channel:
 class WorkerPool:
     """Bounded threads, started when needed, that run tasks of many channels fairly."""
 
-    def __init__(self, name: str, threads: int, *, share: float = 0.75) -> None:
+    def __init__(self, name: str, threads: int, *, share: float = 0.75, loop: IoLoop | None = None) -> None:
         self.name = name
         self._max = max(1, int(threads))
         self._per_channel = max(1, int(self._max * share))
-        self._condition = threading.Condition(threading.Lock())
+        self._waker = None if loop is None else loop.waker
+        """Flushed after every task: tasks may post quietly to `loop`."""
+        self._wake = _wake if loop is None else loop.wake
+        self._lock = threading.Lock()
         self._channels: dict[str, _Channel] = {}
         self._ready: deque[_Channel] = deque()
         self._ordered: dict[Hashable, _Ordered] = {}
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._coming = 0
+        """Workers called and not yet there."""
+        self._idle: list[Sleeper] = []
+        """What each idle worker sleeps on, the one that worked last on top: its memory is still warm."""
         self._closed = False
 
     def run(
@@ -83,7 +92,8 @@ class WorkerPool:
         """
         if dropped is not None:
             task = _Droppable(task, dropped)
-        with self._condition:
+        sleeper = None
+        with self._lock:
             if self._closed:
                 return False
             before = None if after is None else self._ordered.get(after)
@@ -96,10 +106,12 @@ class WorkerPool:
                     return True
                 waiting = self._ordered[order] = _Ordered(order)
                 waiting.tasks.append(task)
-                self._queue(channel, waiting)
+                sleeper = self._queue(channel, waiting)
             else:
-                self._queue(channel, task)
-            return True
+                sleeper = self._queue(channel, task)
+        if sleeper is not None:
+            self._wake(sleeper)
+        return True
 
     def _go_on(self, channel: str, task: Task) -> None:
         """The events before `task` are done. A closed pool drops it as it would have where it waited."""
@@ -130,65 +142,89 @@ class WorkerPool:
     def thread_count(self) -> int:
         return len(self._threads)
 
-    def _queue(self, channel_name: str, item: Task | _Ordered) -> None:
+    def _queue(self, channel_name: str, item: Task | _Ordered) -> Sleeper | None:
         channel = self._channels.get(channel_name)
         if channel is None:
             channel = self._channels[channel_name] = _Channel(channel_name)
         channel.queue.append(item)
-        self._offer(channel)
+        return self._offer(channel)
 
-    def _offer(self, channel: _Channel) -> None:
-        """Let a worker know of `channel` if it has work and may run more."""
+    def _offer(self, channel: _Channel) -> Sleeper | None:
+        """Let the workers know of `channel` if it has work and may run more; whom to wake, once the pool's lock is let go."""
         if channel.queued or not channel.queue or channel.running >= self._per_channel:
-            return
+            return None
         channel.queued = True
         self._ready.append(channel)
-        if self._idle >= len(self._ready):
-            self._condition.notify()
-        elif len(self._threads) < self._max:
+        return self._call_worker()
+
+    def _call_worker(self) -> Sleeper | None:
+        if len(self._ready) <= self._coming:
+            return None
+        if self._idle:
+            self._coming += 1
+            return self._idle.pop()
+        if len(self._threads) < self._max:
+            self._coming += 1
             name = f"zcell-work-{self.name}-{len(self._threads)}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        elif self._idle:
-            self._condition.notify()
+        return None
 
     def _work(self) -> None:
-        condition = self._condition
+        sleep = Sleeper()
+        channel: _Channel | None = None
         while True:
-            with condition:
-                while not self._ready:
-                    if self._closed:
-                        return
-                    self._idle += 1
-                    condition.wait()
-                    self._idle -= 1
-                channel = self._ready.popleft()
-                channel.queued = False
-                item = channel.queue.popleft()
-                channel.running += 1
-                self._offer(channel)
+            sleeper = None
+            with self._lock:
+                if channel is None:
+                    self._coming -= 1
+                else:
+                    self._leave(channel)
+                    channel = None
+                if self._ready:
+                    channel = self._ready.popleft()
+                    channel.queued = False
+                    item = channel.queue.popleft()
+                    channel.running += 1
+                    sleeper = self._offer(channel)
+                elif self._closed:
+                    return
+                else:
+                    self._idle.append(sleep)
+            if sleeper is not None:
+                sleeper.wake()
+            if channel is None:
+                sleep.sleep(-1.0, self._waker)
+                continue
+            if self._waker is not None:
+                self._waker.flush()
             if isinstance(item, _Ordered):
                 self._run_ordered(channel, item)
             else:
                 self._guard(item)
             item = _done
-            with condition:
-                channel.running -= 1
-                if channel.queue:
-                    self._offer(channel)
-                elif not channel.running and not channel.queued:
-                    self._channels.pop(channel.name, None)
+
+    def _leave(self, channel: _Channel) -> None:
+        """A worker is done with one item of `channel`, and looks for the next itself."""
+        channel.running -= 1
+        if channel.queue and not channel.queued:
+            channel.queued = True
+            self._ready.append(channel)
+        elif not channel.running and not channel.queued:
+            self._channels.pop(channel.name, None)
 
     def _run_ordered(self, channel: _Channel, item: _Ordered) -> None:
         for _ in range(_BATCH):
             task = item.tasks.popleft()
             self._guard(task)
-            with self._condition:
+            if self._waker is not None:
+                self._waker.flush()
+            with self._lock:
                 if not item.tasks:
                     del self._ordered[item.key]
                     return
-        with self._condition:  # others of the channel get their turn
+        with self._lock:  # others of the channel get their turn
             channel.queue.append(item)
 
     def _guard(self, task: Callable[[], object]) -> None:
@@ -199,7 +235,7 @@ class WorkerPool:
 
     def close(self, timeout: float) -> list[str]:
         """Take nothing more, drop what waits, join the threads; the names of those still busy after `timeout` seconds."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._ready.clear()
             waiting: list[Task | _Ordered] = []
@@ -207,8 +243,11 @@ class WorkerPool:
                 waiting += channel.queue
                 channel.queue.clear()
                 channel.queued = False
-            self._condition.notify_all()
+            sleepers, self._idle = self._idle, []
+            self._coming += len(sleepers)
             threads = list(self._threads)
+        for sleeper in sleepers:
+            sleeper.wake()
         waiting += [task for item in waiting if isinstance(item, _Ordered) for task in item.tasks]
         for task in waiting:
             if isinstance(task, _Droppable):
@@ -218,6 +257,10 @@ class WorkerPool:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
         return [t.name for t in threads if t.is_alive() and t is not threading.current_thread()]
+
+
+def _wake(sleeper: Sleeper) -> None:
+    sleeper.wake()
 
 
 def _done() -> None:

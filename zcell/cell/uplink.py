@@ -122,7 +122,7 @@ class Uplink:
             return
         self._switch.loop.watch(socket, lambda: self._read(lane, wire))
         if watcher is not None:
-            self._switch.loop.watch(watcher, lambda: self._watch(watcher))
+            self._switch.loop.watch(watcher, lambda: self._watch(watcher), sends=False)
 
     def _watch(self, watcher: zmq.Socket[Any]) -> bool:
         if read_monitor(watcher):
