@@ -90,6 +90,23 @@ def test_a_stranger_can_neither_feed_nor_end_a_download(three: TreeFactory) -> N
     assert future.result(20) == data
 
 
+def test_a_stranger_who_opens_the_same_stream_first_takes_nobodys_place(three: TreeFactory) -> None:
+    cells = three("server", "site-1", "site-2", limits=SMALL_CHUNKS)
+    ref = cells["server"].downloads.transaction().add_bytes(b"x" * 10 * CHUNK)
+    for name in ("site-2", "site-1"):
+        opened = cells[name].request("server", CHANNEL, "open", {"ref_id": ref.id, "stream": STREAM}, timeout=5)
+        assert opened.payload["size"] == 10 * CHUNK, name
+    arrived: dict[str, list[int]] = {"site-1": [], "site-2": []}
+    for name in arrived:
+        cells[name].open_stream(STREAM, lambda _, frame, name=name: arrived[name].append(len(frame)))  # type: ignore[misc]
+    cells["site-2"].post_event("server", CHANNEL, "close", _close(STREAM))
+    pull = {"stream": STREAM, "seq": 1, "ranges": [(0, 10)], "mark": False, "floor": 0}
+    cells["site-1"].post_event("server", CHANNEL, "pull", pull)
+    eventually(lambda: len(arrived["site-1"]) == 10, 20)
+    assert not arrived["site-2"]
+    assert cells["site-1"].request("server", CHANNEL, "digests", {"stream": STREAM, "first": 0, "count": 1}, timeout=5).payload
+
+
 def _close(stream: bytes) -> dict[str, Any]:
     return {"stream": stream, "sequence": 1, "bytes_done": 0, "items_done": 0, "failure": "aborted"}
 

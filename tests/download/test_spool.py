@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from tests.download.conftest import CHUNK, SMALL_CHUNKS
 from tests.eventually import eventually
 from tests.trees import TreeFactory
+from zcell.download.spool import StreamSource
 from zcell.errors import DownloadError
 
 
@@ -99,3 +100,30 @@ def test_a_pipe_is_a_stream(tree: TreeFactory, tmp_path: Path) -> None:
     writer.join()
     assert path == tmp_path / "log"
     assert path.read_bytes() == data
+
+
+def test_a_chunk_that_came_before_it_was_wanted_is_told_of_at_once_whatever_is_made_ahead() -> None:
+    hold, stuck, woken = threading.Event(), threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(CHUNK)
+        stuck.set()
+        hold.wait(20)
+
+    threads: list[threading.Thread] = []
+
+    def run(task: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=task))
+        threads[-1].start()
+
+    source = StreamSource(pieces(), CHUNK, 4 * CHUNK, run, lambda: 0)
+    try:
+        source.want(0, lambda: None, ahead=3)
+        assert stuck.wait(10)
+        source.want(0, woken.set, ahead=3)
+        assert woken.is_set()
+    finally:
+        hold.set()
+        for thread in threads:
+            thread.join(10)
+        source.release()

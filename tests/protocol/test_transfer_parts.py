@@ -284,6 +284,30 @@ def test_a_stream_waits_for_its_source_and_learns_its_end() -> None:
     assert sender.next_work() is None
 
 
+def test_workers_that_come_back_in_any_order_leave_the_order_as_it_was_asked_for() -> None:
+    sender = Sender(STREAM, None, 10, 100)
+    sender.pull(pull(1, (0, 4)))
+    assert [sender.next_work() for _ in range(3)] == [Serve(0), Serve(1), Serve(2)]
+    assert sender.wait(1) == 1
+    assert sender.wait(0) == 0, "chunk 0 was asked for before: it is the one to wait for"
+    assert sender.wait(2) == 0
+    sender.available()
+    assert [sender.next_work() for _ in range(4)] == [Serve(0), Serve(1), Serve(2), Serve(3)]
+
+
+def test_a_chunk_that_lies_beyond_the_end_found_meanwhile_is_not_waited_for() -> None:
+    sender = Sender(STREAM, None, 10, 100)
+    sender.pull(pull(1, (0, 2)))
+    assert [sender.next_work() for _ in range(2)] == [Serve(0), Serve(1)]
+    assert sender.ended(10) == msg.End(STREAM, 10)
+    assert sender.wait(1) is None
+    assert sender.wait(0) == 0
+    sender.available()
+    assert sender.next_work() == Serve(0)
+    sender.done(0)
+    assert sender.next_work() is None
+
+
 def test_a_closed_sender_serves_nothing() -> None:
     sender = Sender(STREAM, 100, 10, 100)
     sender.pull(pull(1, (0, 2)))

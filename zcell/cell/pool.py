@@ -147,17 +147,17 @@ class WorkerPool:
         if channel is None:
             channel = self._channels[channel_name] = _Channel(channel_name)
         channel.queue.append(item)
-        return self._offer(channel)
-
-    def _offer(self, channel: _Channel) -> Sleeper | None:
-        """Let the workers know of `channel` if it has work and may run more; whom to wake, once the pool's lock is let go."""
-        if channel.queued or not channel.queue or channel.running >= self._per_channel:
-            return None
-        channel.queued = True
-        self._ready.append(channel)
+        self._line_up(channel)
         return self._call_worker()
 
+    def _line_up(self, channel: _Channel) -> None:
+        """Put `channel` in line if it has work and may run more. Whoever changes the line calls a worker too."""
+        if channel.queue and not channel.queued and channel.running < self._per_channel:
+            channel.queued = True
+            self._ready.append(channel)
+
     def _call_worker(self) -> Sleeper | None:
+        """Whom to wake, once the pool's lock is let go, so that every channel in line has a worker coming."""
         if len(self._ready) <= self._coming:
             return None
         if self._idle:
@@ -187,7 +187,8 @@ class WorkerPool:
                     channel.queued = False
                     item = channel.queue.popleft()
                     channel.running += 1
-                    sleeper = self._offer(channel)
+                    self._line_up(channel)
+                    sleeper = self._call_worker()
                 elif self._closed:
                     return
                 else:
@@ -208,10 +209,8 @@ class WorkerPool:
     def _leave(self, channel: _Channel) -> None:
         """A worker is done with one item of `channel`, and looks for the next itself."""
         channel.running -= 1
-        if channel.queue and not channel.queued:
-            channel.queued = True
-            self._ready.append(channel)
-        elif not channel.running and not channel.queued:
+        self._line_up(channel)
+        if not (channel.running or channel.queued):
             self._channels.pop(channel.name, None)
 
     def _run_ordered(self, channel: _Channel, item: _Ordered) -> None:

@@ -22,7 +22,6 @@ from zcell.download.serving import Outgoing
 from zcell.download.sources import SourceError
 from zcell.download.stepping import STEP_CHANNEL
 from zcell.download.transaction import Transaction
-from zcell.errors import ProtocolError
 from zcell.message import Request
 from zcell.protocol.transfer import messages as msg
 
@@ -33,6 +32,10 @@ log = logging.getLogger("zcell.download")
 _MAX_GONE = 100_000
 _MAX_STREAMS_EACH = 64
 """Transfers that one receiver may have running of one ref; more end the oldest."""
+
+
+_Key = tuple[str, bytes]
+"""Receiver and stream: the receiver chose the stream's id, so a stranger who knows it takes nobody's place."""
 
 
 class _Refused(Exception):
@@ -53,9 +56,9 @@ class Answering:
         self._lock = threading.Lock()
         self._offers: dict[str, tuple[Offer, Transaction]] = {}
         self._gone: OrderedDict[str, tuple[float, Transaction]] = OrderedDict()
-        self._outgoing: dict[bytes, Outgoing] = {}
+        self._outgoing: dict[_Key, Outgoing] = {}
         self._ending: list[Outgoing] = []
-        self._stepping: dict[bytes, tuple[Offer, Transaction, str]] = {}
+        self._stepping: dict[_Key, tuple[Offer, Transaction]] = {}
         self._requests: dict[str, Callable[[Request], Any]] = {
             msg.Open.topic: self._on_open,
             msg.Done.topic: self._on_done,
@@ -104,9 +107,9 @@ class Answering:
                 self._gone.popitem(last=False)
             ending = [out for out in self._outgoing.values() if out.offer.ref.id in ids]
             for out in ending:
-                del self._outgoing[out.stream]
-            for stream in [s for s, (offer, _, _) in self._stepping.items() if offer.ref.id in ids]:
-                del self._stepping[stream]
+                del self._outgoing[out.key]
+            for key in [k for k, (offer, _) in self._stepping.items() if offer.ref.id in ids]:
+                del self._stepping[key]
         for out in ending:
             out.fail("gone", "the transaction has ended")
             self._close(out)
@@ -128,7 +131,7 @@ class Answering:
                 if now - out.last_heard >= tx.idle_timeout and self._offers.get(out.offer.ref.id, (None, None))[1] is tx
             ]
             for out in silent:
-                del self._outgoing[out.stream]
+                del self._outgoing[out.key]
         for out in silent:
             self._close(out)
 
@@ -170,7 +173,7 @@ class Answering:
         source = offer.source
         if source is None:
             with self._lock:
-                self._stepping[message.stream] = (offer, tx, origin)
+                self._stepping[origin, message.stream] = (offer, tx)
             return msg.Description(kind="steps", random_access=bool(getattr(offer.producer, "random_access", False)))
         try:
             self._open_stream(offer, tx, origin, message)
@@ -181,20 +184,17 @@ class Answering:
 
     def _open_stream(self, offer: Offer, tx: Transaction, origin: str, message: msg.Open) -> None:
         with self._lock:
-            before = self._outgoing.get(message.stream)
-        if before is not None and before.receiver == origin:
-            return  # its first answer was lost
-        if before is not None:
-            raise ProtocolError(f"stream {message.stream.hex()[:8]} belongs to another cell")
+            if (origin, message.stream) in self._outgoing:
+                return  # its first answer was lost
         out = Outgoing(self._cell, offer, origin, message, self._sealer_for(origin), tx.touch)
         with self._lock:
             alive = self._offers.get(offer.ref.id) is not None
             mine = [o for o in self._outgoing.values() if o.receiver == origin and o.offer is offer]
             oldest = mine[0] if len(mine) >= _MAX_STREAMS_EACH else None
             if alive:
-                self._outgoing[out.stream] = out
+                self._outgoing[out.key] = out
             if oldest is not None:
-                del self._outgoing[oldest.stream]
+                del self._outgoing[oldest.key]
         if not alive:
             out.close()
             raise SourceError("the transaction has ended")
@@ -214,10 +214,8 @@ class Answering:
 
     def _on_digests(self, request: Request) -> bytes | None:
         message = msg.parse(msg.Digests, request.payload)
-        out = self._outgoing.get(message.stream)
-        if out is None or out.receiver != request.origin:
-            return None
-        return out.digests(message.first, message.count)
+        out = self._outgoing.get((request.origin, message.stream))
+        return None if out is None else out.digests(message.first, message.count)
 
     def _on_step(self, request: Request) -> dict[str, Any]:
         message = msg.parse(msg.Step, request.payload)
@@ -243,8 +241,8 @@ class Answering:
     # --- events from receivers, on the I/O thread --------------------------------------------------------------------------
 
     def _stream_of(self, message: Any, origin: str) -> Outgoing | None:
-        out = self._outgoing.get(message.stream)
-        if out is not None and out.receiver == origin:
+        out = self._outgoing.get((origin, message.stream))
+        if out is not None:
             return out
         unknown = msg.UnknownStream(message.stream)
         self._cell.post_event(origin, msg.CHANNEL, unknown.topic, unknown.to_payload())
@@ -274,7 +272,7 @@ class Answering:
     def _on_progress(self, request: Request) -> None:
         message = msg.parse(msg.Progress, request.payload)
         offer, tx = self._owner_of(message.stream, request.origin)
-        out = self._outgoing.get(message.stream)
+        out = self._outgoing.get((request.origin, message.stream))
         if offer is None or tx is None:
             return
         if out is not None:
@@ -282,21 +280,15 @@ class Answering:
         tx.report(_event(message, offer, request.origin, ProgressState(message.state), message.bytes_total))
 
     def _owner_of(self, stream: bytes, origin: str) -> tuple[Offer | None, Transaction | None]:
-        out = self._outgoing.get(stream)
-        if out is not None and out.receiver == origin:
+        out = self._outgoing.get((origin, stream))
+        if out is not None:
             return self._offers.get(out.offer.ref.id, (None, None))
-        offer, tx, receiver = self._stepping.get(stream, (None, None, ""))
-        return (offer, tx) if receiver == origin else (None, None)
+        return self._stepping.get((origin, stream), (None, None))
 
     def _end_stream(self, stream: bytes, origin: str) -> None:
         with self._lock:
-            out = self._outgoing.get(stream)
-            if out is not None and out.receiver == origin:
-                del self._outgoing[stream]
-            else:
-                out = None
-            if self._stepping.get(stream, (None, None, ""))[2] == origin:
-                del self._stepping[stream]
+            out = self._outgoing.pop((origin, stream), None)
+            self._stepping.pop((origin, stream), None)
         if out is not None:
             self._close(out)
 

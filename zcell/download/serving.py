@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("zcell.download")
 _TURN = 8
 """Chunks a pump handles before it queues up again."""
+_AHEAD = 16
+"""Chunks of a stream that are made at one go, if the receiver has asked for them."""
 _BUSY_SECONDS = 0.5
 _MAX_UNSENT_BYTES = 8 << 20
 
@@ -41,6 +43,7 @@ class Outgoing:
         self.offer = offer
         self.receiver = receiver
         self.stream = message.stream
+        self.key = (receiver, message.stream)
         self.sent_bytes = 0
         self.last_heard = time.monotonic()
         self._cell = cell
@@ -146,9 +149,10 @@ class Outgoing:
         frame = self.offer.frame(index, tree=self._tree)
         if frame is None:
             with self._lock:
-                self._machine.wait(index)
-                wanted = max(index, self._machine.wanted)
-            self._source.want(wanted if wanted - index < 16 else index, self._on_available)
+                first = self._machine.wait(index)
+                wanted = self._machine.wanted
+            if first is not None:
+                self._source.want(first, self._on_available, ahead=min(wanted, first + _AHEAD))
             return
         frame = self._sealer.seal(frame)
         size = len(frame)

@@ -48,8 +48,8 @@ class Source(Protocol):
         """Hash one chunk that has no digest yet: True when there was one, False when all have one, None: not there yet."""
         ...
 
-    def want(self, index: int, wake: Callable[[], None]) -> None:
-        """Have chunk `index` (or the end) made available, then call `wake` from any thread."""
+    def want(self, index: int, wake: Callable[[], None], *, ahead: int = -1) -> None:
+        """Have chunk `index` (or the end) made available, then call `wake` from any thread; and go on until chunk `ahead`."""
         ...
 
     def set_floor(self, receiver: str, floor: int | None) -> None:
@@ -134,7 +134,7 @@ class _Complete:
     def _digest(self, index: int) -> bytes:
         raise AssertionError("a source computes its digests")
 
-    def want(self, index: int, wake: Callable[[], None]) -> None:
+    def want(self, index: int, wake: Callable[[], None], *, ahead: int = -1) -> None:
         with self._lock:
             hashing = bool(self._hashing)
             if hashing:

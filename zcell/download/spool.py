@@ -102,16 +102,15 @@ class StreamSource:
 
     # --- making more -------------------------------------------------------------------------------------------------------
 
-    def want(self, index: int, wake: Callable[[], None]) -> None:
+    def want(self, index: int, wake: Callable[[], None], *, ahead: int = -1) -> None:
         with self._lock:
             ready = index < self._produced or self._size is not None or self._failure is not None or self._released
             if not ready:
                 self._wakes.append(wake)
-                self._wanted = max(self._wanted, index)
+            self._wanted = max(self._wanted, index, ahead)
         if ready:
             wake()
-        else:
-            self._go_on()
+        self._go_on()
 
     def set_floor(self, receiver: str, floor: int | None) -> None:
         with self._lock:

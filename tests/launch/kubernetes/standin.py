@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             except Refused as refused:
                 yield {"type": "ERROR", "object": refused.status()}
                 return
-            for version, event, item in events:
+            for version, event, item in events:  # noqa: B007  the last one is where to go on
                 yield {"type": event, "object": item}
             if not events:
                 yield from self._still_there(version)

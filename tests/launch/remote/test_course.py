@@ -36,9 +36,9 @@ def ended(code: JobReturnCode, reason: str = "", exit_code: int | None = None, *
 class World:
     """A course and its clock."""
 
-    def __init__(self, *, may_requeue: bool = False) -> None:
+    def __init__(self, bounds: Bounds = BOUNDS, *, may_requeue: bool = False) -> None:
         self.now = 1000.0
-        self.course = Course(BOUNDS, now=self.now, may_requeue=may_requeue)
+        self.course = Course(bounds, now=self.now, may_requeue=may_requeue)
 
     def see(self, view: EngineView, after: float = 1.0) -> list[Action]:
         self.now += after
@@ -104,6 +104,16 @@ def test_a_job_that_vanished_is_not_running_for_ever() -> None:
     assert world.outcome is not None
     assert world.outcome.code is JobReturnCode.ABORTED
     assert "vanished" in world.outcome.reason
+
+
+def test_a_job_has_not_vanished_while_its_node_may_live() -> None:
+    world = World(Bounds(absence=1, lease=30, start=120))
+    world.start()
+    world.see(ABSENT)
+    world.later(28)
+    assert not world.over, "the node speaks less often than the engine may be silent"
+    world.later(2)
+    assert world.over
 
 
 def test_a_job_the_engine_forgot_is_alive_while_its_node_is() -> None:

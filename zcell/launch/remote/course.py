@@ -291,7 +291,9 @@ class Course:
             case EngineState.ABSENT:
                 if self._last_words is not None:
                     return self._last_words
-                if since >= self._bounds.absence and now - self._heard >= self._bounds.absence:
+                # a node that has called gives up only after its lease: as long as it may live, its job has not vanished
+                silence = max(self._bounds.absence, self._bounds.lease) if self._instance else self._bounds.absence
+                if since >= self._bounds.absence and now - self._heard >= silence:
                     reason = self._cause or f"vanished: the engine has not listed it for {since:.0f} s"
                     return Outcome(JobReturnCode.ABORTED, reason)
         if self._last_words is not None and now - self._heard >= self._bounds.unconfirmed:

@@ -6,8 +6,9 @@ load at once; a mark waits until what was asked for before it has been handed ov
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zcell.errors import ProtocolError
 from zcell.protocol.transfer.messages import End, Pull
@@ -19,6 +20,8 @@ class Serve:
     """Load chunk `index` and send it; then call `done`, or `wait` when the source does not have it yet."""
 
     index: int
+    turn: int = field(default=0, compare=False)
+    """The how-manieth it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class Sender:
         self._max_queued = max_queued
         self._queue: deque[Serve | PutMark] = deque()
         self._queued: set[int] = set()
-        self._in_work: set[int] = set()
+        self._in_work: dict[int, Serve] = {}
+        self._turns = itertools.count(1)
         self._marking = False
         self._waiting = False
 
@@ -83,7 +87,7 @@ class Sender:
                     beyond = True
                 elif index not in self._queued and index not in self._in_work:
                     self._queued.add(index)
-                    self._queue.append(Serve(index))
+                    self._queue.append(Serve(index, next(self._turns)))
         if message.mark:
             if self._queue and isinstance(self._queue[-1], PutMark):
                 self._queue.pop()
@@ -118,25 +122,36 @@ class Sender:
             self._marking = True
         else:
             self._queued.discard(head.index)
-            self._in_work.add(head.index)
+            self._in_work[head.index] = head
         self._queue.popleft()
         return head
 
     def done(self, index: int) -> None:
         """Chunk `index` was handed over, or could not be: either way the receiver finds out what arrived."""
-        self._in_work.discard(index)
+        self._in_work.pop(index, None)
         self.served += 1
 
     def mark_done(self) -> None:
         """The mark was handed over."""
         self._marking = False
 
-    def wait(self, index: int) -> None:
-        """The source does not have chunk `index` yet: nothing is served until `available`."""
-        self._in_work.discard(index)
+    def wait(self, index: int) -> int | None:
+        """The source does not have chunk `index` yet: nothing is served until `available`. Returns which chunk to wait for, None
+        when `index` will never be.
+
+        Workers that loaded at once come back in any order; what was asked for first is still the first to be served.
+        """
+        serve = self._in_work.pop(index)
+        chunks = self.chunks
+        if self.state is not SenderState.SERVING or (chunks is not None and index >= chunks):
+            return None
         self._queued.add(index)
-        self._queue.appendleft(Serve(index))
+        before = sum(1 for _ in itertools.takewhile(lambda w: isinstance(w, Serve) and w.turn < serve.turn, self._queue))
+        self._queue.insert(before, serve)
         self._waiting = True
+        head = self._queue[0]
+        assert isinstance(head, Serve)
+        return head.index
 
     def pause(self) -> None:
         """The source has to grow before the root can be known: nothing is done until `available`."""
