@@ -116,6 +116,14 @@ def test_a_job_has_not_vanished_while_its_node_may_live() -> None:
     assert world.over
 
 
+def test_a_job_has_vanished_at_once_from_an_engine_whose_list_is_exact() -> None:
+    world = World(Bounds(absence=1, lease=30, start=120, exact=True))
+    world.start()
+    world.see(ABSENT)
+    world.later(1)
+    assert world.over
+
+
 def test_a_job_the_engine_forgot_is_alive_while_its_node_is() -> None:
     world = World()
     world.start()

@@ -48,7 +48,7 @@ class DockerLauncher(RemoteLauncher):
     own_settings = settings.SITE_SETTINGS
     command_settings = {"workspace": settings.TRANSFER}  # noqa: RUF012  never changed
     # the engine's view of a container does not lag, and an engine that hangs must not keep a caller from the job's end
-    bounds_by_default = Bounds(absence=2.0, margin=2.0, late_words=2.0, unconfirmed=1.0)
+    bounds_by_default = Bounds(absence=2.0, exact=True, margin=2.0, late_words=2.0, unconfirmed=1.0)
 
     def __init__(self, settings: Mapping[str, Any] | None = None, *, hooks: Iterable[LifecycleHook] = ()) -> None:
         self.site = SiteSettings.parse(dict(settings or {}))

@@ -91,6 +91,8 @@ class Bounds:
     """A node that does not reach its parent for so long ends its job."""
     start: float = 120.0
     """From the job's start in the engine to the node's first word."""
+    exact: bool = False
+    """What the engine does not list is gone for certain. Else a node within its lease may live on, and is waited for."""
     margin: float = END_MARGIN
     late_words: float = LATE_WORDS
     unconfirmed: float = UNCONFIRMED
@@ -292,7 +294,8 @@ class Course:
                 if self._last_words is not None:
                     return self._last_words
                 # a node that has called gives up only after its lease: as long as it may live, its job has not vanished
-                silence = max(self._bounds.absence, self._bounds.lease) if self._instance else self._bounds.absence
+                alive = bool(self._instance) and not self._bounds.exact
+                silence = max(self._bounds.absence, self._bounds.lease) if alive else self._bounds.absence
                 if since >= self._bounds.absence and now - self._heard >= silence:
                     reason = self._cause or f"vanished: the engine has not listed it for {since:.0f} s"
                     return Outcome(JobReturnCode.ABORTED, reason)
