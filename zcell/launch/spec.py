@@ -71,6 +71,7 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the command, on top of what the launcher gives it. No secrets: other processes of this user see them."""
     resources: Mapping[str, Any] = field(default_factory=dict)
+    """What it needs: ``cpus``, ``memory``, ``gpus`` and what else its launcher knows. A process gets no limits from them."""
     launcher_spec: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Site (or ``"default"``) to one launcher's name to its settings."""
     resource_spec: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

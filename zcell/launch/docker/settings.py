@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zcell.errors import LaunchError
+from zcell.launch.docker.resources import limits
 from zcell.launch.spec import JobSpec
 
 log = logging.getLogger("zcell.launch.docker")
@@ -139,9 +140,9 @@ class JobSettings:
     image: str
     python: str
     container: Mapping[str, Any]
-    """Keyword arguments: the site's, and over them the job's."""
+    """Keyword arguments: the site's, over them the job's, and the limits that follow from its resources."""
     gpus: Mapping[str, Any]
-    """The job's ``num_of_gpus`` and ``device_requests``, where given."""
+    """The job's ``num_of_gpus`` and ``device_requests``, where given; its settings count before its resources."""
 
     @classmethod
     def merge(cls, spec: JobSpec, job: Mapping[str, Any], place: str, site: SiteSettings) -> JobSettings:
@@ -161,11 +162,13 @@ class JobSettings:
         python = chosen.get("python_path")
         if python is not None:
             python = _python_path(python, f"{where}: python_path")
+        container = dict(site.container) | {name: value for name, value in chosen.items() if name not in _OWN}
+        asked = limits(spec, container, site.job_may_set)
         return cls(
             image=_image(spec, chosen, site),
             python=python or site.python,
-            container=dict(site.container) | {name: value for name, value in chosen.items() if name not in _OWN},
-            gpus={name: chosen[name] for name in ("num_of_gpus", "device_requests") if name in chosen},
+            container={**container, **asked.container},
+            gpus=dict(asked.gpus) | {name: chosen[name] for name in ("num_of_gpus", "device_requests") if name in chosen},
         )
 
 
