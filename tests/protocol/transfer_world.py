@@ -294,7 +294,7 @@ class World:
         """kill -9: what is on disk stays, the journal perhaps torn in its last record."""
         self.receiver = None
         if torn and len(self.journal) > HEADER_BYTES:
-            self.journal = self.journal[:-torn]
+            self.journal = self.journal[: max(HEADER_BYTES, len(self.journal) - torn)]
         self.at(self.now + back_after, self.start_receiver)
 
     def verified(self) -> set[int]:
