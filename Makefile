@@ -92,7 +92,7 @@ sanitize: $(STAMPS)/native $(STAMPS)/extras
 	cd build/sanitize && $(SANITIZED) $(abspath $(BIN))/python -m pytest -p no:cacheprovider -n $(WORKERS) tests/native $(ARGS)
 
 # real Docker and Slurm engines, installed where they are missing, started and stopped by the tests; what is slow to make is kept in build/engines
-engines: $(STAMPS)/native $(STAMPS)/extras
+engines: $(STAMPS)/native $(STAMPS)/extras $(STAMPS)/example-train
 	$(BIN)/python -m tests.engines.prepare build/engines
 	ZCELL_TEST_ENGINES=build/engines $(BIN)/python -m pytest -m engine -p no:xdist tests/engines $(ARGS)
 

@@ -218,6 +218,15 @@ def test_settings_of_site_and_job_reach_the_container(make: Make, dockerd: Docke
     handle.kill()
 
 
+def test_a_jobs_resources_are_limits_of_its_container(make: Make, dockerd: DockerEngine) -> None:
+    start = make()
+    handle = start.shell(SLEEPER, resources={"cpus": 0.5, "memory": "256M"})
+    start.wait_for(b"ready\n")
+    host = described(dockerd, handle)["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"]) == (500_000_000, 256 << 20)
+    handle.kill()
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -274,6 +283,9 @@ def test_gpus_are_asked_for_in_the_engines_words(make: Make, dockerd: DockerEngi
         ({"python": "/no/python"}, {}, "/no/python"),
         ({}, {"launcher_spec": {"local": {"docker": {"mem_limit": "1g"}}}}, "which a job may not at this site"),
         ({}, {"launcher_spec": {"local": {"docker": {"num_of_gpus": "x"}}}}, "num_of_gpus must be a number"),
+        ({}, {"resources": {"time_limit": 60}}, "has no resource 'time_limit'"),
+        ({"container": {"mem_limit": "64m"}}, {"resources": {"memory": "1G"}}, "gives 67108864 at most"),
+        ({}, {"resources": {"cpus": 4096}}, "CPUs"),
         ({"workspace": "shared"}, {"workspace": Path("/nowhere")}, "workspace must be an existing directory"),
     ],
 )

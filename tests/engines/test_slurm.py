@@ -6,7 +6,6 @@ The node has a /tmp of its own: nothing but what is sent gets there.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -334,16 +333,11 @@ def test_two_refused_jobs_of_an_array_leave_none_behind(start: Starter, cluster:
     assert start("true", job_id="x1").wait(LIMIT) is JobReturnCode.SUCCESS
 
 
-def test_zcell_run_ships_a_directory_to_the_cluster_and_brings_the_results_back(
-    cluster: SlurmCluster, make: Callable[..., SlurmLauncher], tmp_path: Path
-) -> None:
-    workspace, results = tmp_path / "work", tmp_path / "results"
-    workspace.mkdir()
-    (workspace / "job.py").write_text(
-        "import os; print('node says hi'); open('model', 'w').write(os.getcwd()); raise SystemExit(7)"
-    )
-    command = ["zcell", "run", "--launcher", "slurm", "--results", str(results), str(workspace), "--", "python3", "job.py"]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 7, done.stderr
-    assert done.stdout == "node says hi\n"
-    assert (results / "model").read_text().startswith("/tmp/zcell-job-")
+def test_a_job_gets_the_resources_it_asks_for(start: Starter, cluster: SlurmCluster) -> None:
+    resources = {"cpus": 3, "memory": "512M", "time_limit": 600}
+    handle = start("sh", "-c", f"echo $SLURM_CPUS_PER_TASK; {SLEEPER}", resources=resources)
+    start.wait_for(b"ready\n")
+    assert handle.logs().splitlines()[0] == "3"
+    shown = cluster.run("squeue", "--noheader", f"--jobs={handle.engine_id}", "--format=%C %m %l")
+    assert shown.split() == ["3", "512M", "10:00"]
+    handle.kill()
