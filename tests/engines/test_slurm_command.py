@@ -40,6 +40,7 @@ def test_the_jobs_code_is_the_commands_and_what_it_wrote_comes_back(tmp_path: Pa
     assert [line["line"] for line in events(done.stdout, "output") if line["stream"] == "stdout"] == ["node says hi"]
     assert (tmp_path / "made").read_text() == "x"
     assert (tmp_path / "where").read_text().startswith("/tmp/zcell-job-")
+    assert (tmp_path / "where").stat().st_mode == (tmp_path / "in").stat().st_mode, "the user's own umask holds on the node"
 
 
 def test_interrupting_the_command_ends_the_job_and_brings_back_what_there_is(cluster: SlurmCluster, tmp_path: Path) -> None:

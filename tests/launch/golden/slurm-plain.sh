@@ -9,7 +9,6 @@
 #SBATCH --chdir=/
 #SBATCH --no-requeue
 # written by zcell: names and addresses only; credentials and work take other ways
-umask 077
 task="${SLURM_ARRAY_TASK_ID:-0}"
 case "$task" in
 0) name=server.launch_job-1 ;;
@@ -19,7 +18,7 @@ find /tmp -maxdepth 1 -name 'zcell-slurm-*' -user "$(id -u)" -mmin +30 -exec rm 
 place=/tmp/zcell-slurm-00112233445566778899aabb"-$task-${SLURM_RESTART_COUNT:-0}"
 credentials="$place/credentials"
 clear_up() { rm -rf "$place"; }
-mkdir "$place" || exit 120
+mkdir -m 700 "$place" || exit 120
 trap clear_up EXIT
 trap 'exit 143' TERM INT HUP
 python=/usr/bin/python3

@@ -10,7 +10,6 @@
 #SBATCH --chdir=/
 #SBATCH --no-requeue
 # written by zcell: names and addresses only; credentials and work take other ways
-umask 077
 task="${SLURM_ARRAY_TASK_ID:-0}"
 case "$task" in
 0) name=server.launch_job-1 ;;

@@ -79,7 +79,6 @@ def _body(batch: Batch, settings: SlurmSettings) -> list[str]:
     names = [f"{number}) name={shlex.quote(name)} ;;" for number, name in enumerate(batch.nodes)]
     return [
         "# written by zcell: names and addresses only; credentials and work take other ways",
-        "umask 077",
         'task="${SLURM_ARRAY_TASK_ID:-0}"',
         'case "$task" in',
         *names,
@@ -113,7 +112,7 @@ def _place(batch: Batch, settings: SlurmSettings) -> list[str]:
         f'place={shlex.quote(stem)}"-$task-${{SLURM_RESTART_COUNT:-0}}"',
         'credentials="$place/credentials"',
         'clear_up() { rm -rf "$place"; }',
-        f'mkdir "$place" || exit {int(Refusal.NO_DIRECTORY)}',
+        f'mkdir -m 700 "$place" || exit {int(Refusal.NO_DIRECTORY)}',
     ]
 
 
