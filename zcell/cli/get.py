@@ -34,6 +34,8 @@ class Fetched:
     fetched_bytes: int
     """Bytes of files that had to travel."""
     digest: str
+    continued: bool = False
+    """Some of it was here from an earlier try, so that its size over the time is no rate."""
 
 
 class Drawing:
@@ -106,9 +108,10 @@ def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
 
 def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
     target = to / description["name"]
+    continued = target.with_name(f"{target.name}.part.journal").exists()
     cell.downloads.fetch_file(SENDER, ref, target, progress=drawing.of_file, abort=abort)
     digest = file_digest(target)
-    return Fetched(target, 1, digest.length, str(digest))
+    return Fetched(target, 1, digest.length, str(digest), continued)
 
 
 def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
@@ -124,14 +127,16 @@ def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path
 
 def _summarise(screen: Screen, fetched: Fetched, seconds: float) -> None:
     rate = fetched.fetched_bytes / MIB / max(seconds, 1e-9)
-    size = size_text(fetched.fetched_bytes)
+    size = f"{size_text(fetched.fetched_bytes)} {'complete, begun by an earlier try' if fetched.continued else 'fetched'}"
+    speed = "" if fetched.continued else f", {rate:.1f} MiB/s"
     screen.result(
         "summary",
-        f"{fetched.path}: {files_text(fetched.files)}, {size} fetched, {fetched.digest}, {seconds_text(seconds)}, {rate:.1f} MiB/s",
+        f"{fetched.path}: {files_text(fetched.files)}, {size}, {fetched.digest}, {seconds_text(seconds)}{speed}",
         path=str(fetched.path),
         files=fetched.files,
         bytes=fetched.fetched_bytes,
         digest=fetched.digest,
         seconds=round(seconds, 3),
-        mib_per_second=round(rate, 1),
+        continued=fetched.continued,
+        mib_per_second=None if fetched.continued else round(rate, 1),
     )
