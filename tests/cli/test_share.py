@@ -136,8 +136,8 @@ def test_a_killed_get_continues_from_a_restarted_sender(tmp_path: Path) -> None:
         done = zcell(*get_words(sender), "--to", "here", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert sender.finish()[0] == 0
-    assert "begun by an earlier try" in done.stdout
-    assert "MiB/s" not in done.stdout, "bytes that were here already are nobody's speed"
+    assert b"begun by an earlier try" in done.stdout
+    assert b"MiB/s" not in done.stdout, "bytes that were here already are nobody's speed"
     assert file_digest(tmp_path / "here/big") == digest
     assert not journal.exists()
 
