@@ -109,6 +109,15 @@ def test_only_the_dead_ends_files_are_removed_when_the_survivor_leaves(root: Pat
     shutil.rmtree(root)
 
 
+def test_an_end_that_was_never_met_is_left_alone(root: Path) -> None:
+    with FilePipe(Mode.ACTIVE, root) as active:
+        active.open("task")
+        silent = root / "task" / "to_active" / f"end-{secrets.token_hex(8)}"
+        silent.write_text("1")
+    assert silent.exists()
+    shutil.rmtree(root)
+
+
 def test_a_stopped_peer_takes_up_where_it_was_when_it_returns(passive: FilePipe) -> None:
     handler = PipeHandler(passive, heartbeat_interval=0.1, heartbeat_timeout=60.0)
     handler.start()

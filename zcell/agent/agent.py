@@ -17,7 +17,7 @@ from zcell.agent.errors import AgentAborted, AgentClosed, AgentFinished, AgentPe
 from zcell.agent.mailbox import Mailbox
 from zcell.agent.metrics import MetricSender
 from zcell.agent.result_wait import ResultWait
-from zcell.agent.task import PASS_THROUGH, RECEIVERS, RETURNED, Task, parse_task, result_payload
+from zcell.agent.task import BEGUN, PASS_THROUGH, RECEIVERS, Task, parse_task, result_payload
 from zcell.message import ReturnCode
 from zcell.pipe.cell_pipe import CellPipe
 from zcell.pipe.handler import PipeHandler
@@ -26,6 +26,9 @@ from zcell.pipe.pipe import Mode, Pipe
 
 _log = logging.getLogger("zcell.agent")
 _FLUSH_TIMEOUT = 2.0
+_TTL_MARGIN = 30.0  # an offer outlives the fixed wait for it, whose end is its verdict
+_UNHEARD_TIMEOUT = 0.5
+"""Seconds for a parent that was not heard yet to take this side's goodbye: it may know of the job already."""
 
 
 class Agent:
@@ -83,7 +86,8 @@ class Agent:
         self._state = "new"
         self._tasks: Mailbox[Message] = Mailbox()
         self._closing = Abort()
-        self._returned: list[str] = []
+        self._open: set[str] = set()
+        """Ids of the messages with tasks that were taken here and have no answer yet."""
         self._waiting = False
         self._current: tuple[Task, str] | None = None
         self._metrics: MetricSender | None = None
@@ -160,9 +164,11 @@ class Agent:
 
     def _end_tasks(self, why: AgentClosed) -> None:
         self._closing.trigger(str(why))
-        self._returned += [m.msg_id for m in self._tasks.close(why)]
+        with self._lock:
+            self._open -= {m.msg_id for m in self._tasks.close(why)}
+            begun = sorted(self._open)
         if self._handler is not None:
-            self._handler.leave({RETURNED: self._returned}, self._close[0])
+            self._handler.leave({BEGUN: begun}, self._close[0], unheard_timeout=_UNHEARD_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self.start() if self._state == "new" else self
@@ -173,10 +179,10 @@ class Agent:
     def _on_message(self, message: Message) -> None:
         if message.msg_type is not MsgType.REQUEST:
             _log.warning("a reply nobody asked for: %s %s", message.topic, message.msg_id)
-        elif self._tasks.closed_by is not None:
-            self._returned.append(message.msg_id)
         else:
-            self._tasks.put(message)
+            with self._lock:
+                if self._tasks.put(message):
+                    self._open.add(message.msg_id)
 
     def _on_status(self, message: Message) -> None:
         why = closed_by(message.topic, message.data)
@@ -310,22 +316,28 @@ class Agent:
         wait = ResultWait(self._streaming_idle_timeout, self._download_complete_timeout)
         message = Message.new_reply(task.task_name, payload, req_msg_id=msg_id)
         message.offer_watch = wait
-        message.headers["ttl"] = self._streaming_idle_timeout or self._download_complete_timeout
+        message.headers["ttl"] = self._streaming_idle_timeout or self._download_complete_timeout + _TTL_MARGIN
         message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
-        assert self._handler is not None
-        taken = self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+        taken = self._send_answer(message, msg_id)
         if not taken:
-            wait.abandon(f"the result was not taken: {self._handler.pipe.last_error}")
-            _log.error("the result of task %s was not taken: %s", task.task_id, self._handler.pipe.last_error)
+            why = self._handler.pipe.last_error if self._handler is not None else ""
+            wait.abandon(f"the result was not taken: {why}")
+            _log.error("the result of task %s was not taken: %s", task.task_id, why)
         decision = wait.wait(self._closing)
         if decision.verdict is Verdict.FAILED or decision.warning:
             _log.warning("the result of task %s: %s", task.task_id, decision.reason)
         return decision.verdict is Verdict.DELIVERED and (taken or wait.has_offers)
 
     def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
+        self._send_answer(Message.new_reply(topic, payload, req_msg_id=msg_id), msg_id)
+
+    def _send_answer(self, message: Message, msg_id: str) -> bool:
         assert self._handler is not None
-        message = Message.new_reply(topic, payload, req_msg_id=msg_id)
-        self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+        taken = self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+        if taken:
+            with self._lock:
+                self._open.discard(msg_id)
+        return taken
 
     # metrics
 

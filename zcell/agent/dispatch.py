@@ -1,19 +1,22 @@
-"""Handing tasks to whichever job is there. Invariant owned here: a conversation that ended is replaced before the next task goes out.
+"""Handing tasks to whichever job is there. Invariant owned here: a task taken from the queue is sent, put back, or finished.
 
-One thread sends; the pipe's reader completes. A job that leaves tells which tasks it took and did not begin: those go to the next
-job as if they had never been sent. For the one it was at, the retry rule decides.
+One thread at a time sends; the pipe's reader completes. A conversation that ended is replaced before the next task goes out. A job
+that leaves tells which task it was at: for that one the retry rule decides, and what else was on its way to it goes to the next job
+as if it had never been sent.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from typing import Any
 
 from zcell.abort import Abort
 from zcell.agent.assignment import Assignment
-from zcell.agent.task import RETURNED, Cause
+from zcell.agent.conversation import Conversation
+from zcell.agent.task import BEGUN, Cause
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import Message, MsgType, Topic
 from zcell.pipe.pipe import Pipe
@@ -37,9 +40,8 @@ class Dispatcher:
         self._peer_timeout = peer_timeout
         self._changed = threading.Condition()
         self._renewing = threading.Lock()
-        self._handler: PipeHandler | None = None
+        self._current: Conversation | None = None
         self._queue: deque[Assignment] = deque()
-        self._pending: dict[str, Assignment] = {}
         self._ended = False
         self._sending = False
         self._stopping = Abort()
@@ -55,26 +57,30 @@ class Dispatcher:
         self._end_all(Cause.CLOSED, "the exchange was stopped")
         if self._thread.is_alive():
             self._thread.join()
-        handler = self._handler
-        if handler is None:
+        with self._renewing:  # a caller who sends by itself may be about to begin a conversation; there is none after it
+            current = self._current
+        if current is None:
             self._pipe.close()
             return
-        handler.leave("the exchange was stopped")
+        current.handler.leave("the exchange was stopped")
 
     def abort(self, reason: str) -> None:
         self._end_all(Cause.ABORTED, reason)
-        handler = self._handler
-        if handler is not None and handler.peer_state is PeerState.LIVE:
-            handler.notify_abort(reason)
+        with self._renewing:
+            current = self._current
+        if current is not None and current.handler.peer_state is PeerState.LIVE:
+            current.handler.notify_abort(reason)
 
     def _end_all(self, cause: Cause, reason: str) -> None:
         with self._changed:
             if not self._stopping.triggered:
                 self._stop_cause = cause
             self._stopping.trigger(reason)
-            ended = [*self._queue, *self._pending.values()]
+            ended = list(self._queue)
             self._queue.clear()
-            self._pending.clear()
+            if self._current is not None:
+                handed_out, postponed = self._current.end()
+                ended += [*handed_out.values(), *postponed]
             self._changed.notify_all()
         for assignment in ended:
             assignment.finish(cause, reason)
@@ -83,38 +89,52 @@ class Dispatcher:
 
     @property
     def peer_state(self) -> PeerState:
-        handler = self._handler
-        return handler.peer_state if handler is not None else PeerState.WAITING
+        current = self._current
+        return current.handler.peer_state if current is not None else PeerState.WAITING
 
     def wait_for_peer(self, timeout: float | None, abort: Abort | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            return self._conversation().wait_for_peer(timeout, abort)
+            while True:
+                conversation = self._conversation()
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if conversation.handler.wait_for_peer(left, abort):
+                    return True
+                expired = deadline is not None and time.monotonic() >= deadline
+                if not conversation.is_ending or expired or (abort is not None and abort.triggered):
+                    return False
+                self._wait_for_end(conversation, deadline)  # a job came and went; the next one may be there already
         except BrokenPipeError:
             return False
 
+    def _wait_for_end(self, conversation: Conversation, deadline: float | None) -> None:
+        with self._changed:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._changed.wait_for(lambda: conversation.is_decided, left)
+
     def peer_is_gone(self, reason: str) -> None:
-        handler = self._handler
-        if handler is not None:
-            handler.end(Topic.PEER_GONE, reason)
+        current = self._current
+        if current is not None:
+            current.handler.end(Topic.PEER_GONE, reason)
 
-    def _listen(self) -> PipeHandler:
+    def _listen(self) -> Conversation:
         """Begin a conversation with whoever speaks next."""
-        handler = PipeHandler(self._pipe, **self._settings)
-        handler.set_message_cb(self._on_message)
-        handler.set_status_cb(self._on_status)
-        self._handler = handler
-        handler.start()
-        return handler
+        conversation = Conversation(PipeHandler(self._pipe, **self._settings))
+        conversation.handler.set_message_cb(self._on_message, conversation)
+        conversation.handler.set_status_cb(self._on_status, conversation)
+        self._current = conversation
+        conversation.handler.start()
+        return conversation
 
-    def _conversation(self) -> PipeHandler:
+    def _conversation(self) -> Conversation:
         """The conversation that goes on, or the next one. Raises `BrokenPipeError` when the pipe is closed."""
         with self._renewing:
-            handler = self._handler
-            if handler is None or self._stopping.triggered:
+            current = self._current
+            if current is None or self._stopping.triggered:
                 raise BrokenPipeError(self._stopping.reason or "the exchange is not started")
-            if not handler.is_over:
-                return handler
-            handler.stop(close_pipe=False)
+            if not current.handler.is_over:
+                return current
+            current.handler.stop(close_pipe=False)
             self._pipe.clear()
             return self._listen()
 
@@ -140,7 +160,8 @@ class Dispatcher:
         """Its caller has gone."""
         assignment.release()
         with self._changed:
-            self._pending.pop(assignment.msg_id, None)
+            if self._current is not None:
+                self._current.take(assignment.msg_id)
             if assignment in self._queue:
                 self._queue.remove(assignment)
 
@@ -165,7 +186,8 @@ class Dispatcher:
         finally:
             with self._changed:
                 self._sending = False
-                self._changed.notify_all()
+                if self._queue or self._ended or self._stopping.triggered:  # what `_run` waits for
+                    self._changed.notify_all()
 
     def _renew(self) -> None:
         """Be there for the next job before there is a task for it."""
@@ -176,84 +198,97 @@ class Dispatcher:
 
     def _send(self, assignment: Assignment) -> None:
         try:
-            handler = self._conversation()
-            if not self._wait(handler, assignment):
+            conversation = self._conversation()
+            if not self._wait(conversation, assignment):
                 return
-            message = assignment.message()
             with self._changed:
-                self._pending[message.msg_id] = assignment
+                message = None if self._stopping.triggered else conversation.hand_out(assignment)
+            if message is None:
+                self._put_back([assignment])
+                return
             left = assignment.remaining()
-            if handler.send_to_peer(message, None if left is None else max(left, 0.001), assignment.abort):
+            if conversation.handler.send_to_peer(message, None if left is None else max(left, 0.001), assignment.abort):
                 return
         except BrokenPipeError as e:
             assignment.finish(self._stop_cause, f"the pipe was closed: {e}")
             return
         except ValueError as e:  # data that cannot travel: the caller's own mistake
             with self._changed:
-                self._pending.pop(assignment.msg_id, None)
+                conversation.take(assignment.msg_id)
             assignment.refuse(e)
             return
-        if handler.is_over or assignment.is_finished:
-            return  # the status decides, or has decided
+        self._not_sent(conversation, message, assignment)
+
+    def _not_sent(self, conversation: Conversation, message: Message, assignment: Assignment) -> None:
         with self._changed:
-            self._pending.pop(message.msg_id, None)
+            if conversation.is_ending or conversation.take(message.msg_id) is None:
+                return  # the job's last word decides, or has decided
         left = assignment.remaining()
         expired = left is not None and left <= 0
         assignment.finish(Cause.TIMEOUT if expired else Cause.SEND_FAILED, self._pipe.last_error)
 
-    def _wait(self, handler: PipeHandler, assignment: Assignment) -> bool:
-        """Wait for a job to be there; False when that decided the task."""
+    def _wait(self, conversation: Conversation, assignment: Assignment) -> bool:
+        """Wait for a job to be there; False when `assignment` was finished or put back instead."""
+        if conversation.handler.peer_state is PeerState.LIVE:
+            return True
         left = assignment.remaining()
         patience = self._peer_timeout if left is None else min(self._peer_timeout, left)
-        if handler.wait_for_peer(patience, assignment.abort):
+        if conversation.handler.wait_for_peer(patience, assignment.abort):
             return True
-        if self._stopping.triggered:
-            assignment.finish(self._stop_cause, self._stopping.reason)
-        elif handler.is_over:
+        if conversation.is_ending:  # a job came and went in the meantime
             with self._changed:
-                self._queue.appendleft(assignment)  # a job came and went in the meantime
-        elif not assignment.is_finished and (left is None or left > self._peer_timeout):
+                is_postponed = conversation.postpone(assignment)
+            if not is_postponed:
+                self._put_back([assignment])
+        elif self._stopping.triggered:
+            assignment.finish(self._stop_cause, self._stopping.reason)
+        elif left is not None and left <= self._peer_timeout:
+            assignment.finish(Cause.TIMEOUT, "no job showed up in time")
+        else:
             assignment.finish(Cause.NO_PEER, f"no job showed up within {self._peer_timeout:g} s")
         return False
 
+    def _put_back(self, assignments: list[Assignment]) -> None:
+        """These are the next ones."""
+        with self._changed:
+            if not self._stopping.triggered:
+                self._queue.extendleft(reversed(assignments))
+                self._changed.notify_all()
+                return
+        for assignment in assignments:
+            assignment.finish(self._stop_cause, self._stopping.reason)
+
     # receiving
 
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, conversation: Conversation) -> None:
         with self._changed:
-            assignment = self._pending.pop(message.req_id or "", None)
+            assignment = conversation.take(message.req_id)
         if message.msg_type is not MsgType.REPLY or assignment is None:
             _log.info("dropped a %s that nobody waits for: %s", message.msg_type.value.lower(), message.topic)
             return
         assignment.answered(message)
 
-    def _on_status(self, status: Message) -> None:
+    def _on_status(self, status: Message, conversation: Conversation) -> None:
         """The conversation ended: what was under way is decided, by the rule or by what the job said."""
-        returned = _returned(status)
+        begun = _begun(status)
         with self._changed:
-            pending, self._pending = self._pending, {}
+            handed_out, postponed = conversation.end()
         cause = _CAUSE[status.topic]
         again: list[Assignment] = []
-        for msg_id, assignment in pending.items():
-            if msg_id in returned or assignment.may_retry(cause):
+        for msg_id, assignment in handed_out.items():
+            if (begun is not None and msg_id not in begun) or assignment.may_retry(cause):
+                _log.info("task %s will be handed out again: %s", assignment.task_id, _WORDS[cause])
                 again.append(assignment)
             else:
                 reason = status.data if isinstance(status.data, str) else ""
                 assignment.finish(cause, f"{_WORDS[cause]}: {reason}" if reason else _WORDS[cause])
-        for assignment in again:
-            _log.info("task %s will be handed out again: %s", assignment.task_id, _WORDS[cause])
+        self._put_back(again + postponed)
         with self._changed:
-            if not self._stopping.triggered:
-                self._queue.extendleft(reversed(again))
-                again = []
             self._ended = True
             self._changed.notify_all()
-        for assignment in again:
-            assignment.finish(self._stop_cause, self._stopping.reason)
 
 
-def _returned(status: Message) -> set[str]:
-    """Ids of the messages that the job says it took and did not begin."""
-    if status.topic != Topic.END or not isinstance(status.data, dict):
-        return set()
-    ids = status.data.get(RETURNED)
-    return {i for i in ids if isinstance(i, str)} if isinstance(ids, list) else set()
+def _begun(status: Message) -> set[str] | None:
+    """Ids of the messages with tasks that the job says it began and did not answer; None when it did not say."""
+    ids = status.data.get(BEGUN) if status.topic == Topic.END and isinstance(status.data, dict) else None
+    return {i for i in ids if isinstance(i, str)} if isinstance(ids, list) else None

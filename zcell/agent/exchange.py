@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
@@ -19,7 +18,7 @@ from zcell.agent.dispatch import Dispatcher
 from zcell.agent.errors import CallStateError
 from zcell.agent.task import CURRENT_ROUND, PASS_THROUGH, RECEIVERS, TOTAL_ROUNDS, Cause, Result
 from zcell.pipe.handler import PipeHandler
-from zcell.pipe.message import Message
+from zcell.pipe.message import Message, new_id
 from zcell.pipe.pipe import Pipe
 from zcell.pipe.session import PeerState
 
@@ -225,7 +224,7 @@ class TaskExchange:
             raise ValueError(f"task_name must be a non-empty str, got {task_name!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
         data = self.data_to_task(data)
-        assignment = Assignment(task_name, task_id or uuid.uuid4().hex, data, headers, deadline, self._retries, self._convert)
+        assignment = Assignment(task_name, task_id or new_id(), data, headers, deadline, self._retries, self._convert)
         if abort is not None:
             assignment.obey(abort)
         return assignment

@@ -20,24 +20,26 @@ class Mailbox(Generic[T]):
         self._takers: deque[Future[T]] = deque()
         self._closed: BaseException | None = None
 
-    def put(self, item: T) -> None:
-        """Hand `item` to the first taker who still waits, or keep it."""
-        self._give(item, self._items.append)
+    def put(self, item: T) -> bool:
+        """Hand `item` to the first taker who still waits, or keep it; False once closed."""
+        return self._give(item, self._items.append)
 
-    def put_back(self, item: T) -> None:
+    def put_back(self, item: T) -> bool:
         """As `put`, before everything that waits."""
-        self._give(item, self._items.appendleft)
+        return self._give(item, self._items.appendleft)
 
-    def _give(self, item: T, keep: Callable[[T], None]) -> None:
+    def _give(self, item: T, keep: Callable[[T], None]) -> bool:
         while True:
             with self._lock:
+                if self._closed is not None:
+                    return False
                 taker = self._takers.popleft() if self._takers else None
                 if taker is None:
                     keep(item)
-                    return
+                    return True
             if taker.set_running_or_notify_cancel():
                 taker.set_result(item)
-                return
+                return True
 
     def take(self) -> Future[T]:
         """The next item. Cancel the future to stop waiting."""

@@ -12,8 +12,9 @@ from zcell.message import ReturnCode
 
 CURRENT_ROUND, TOTAL_ROUNDS = "current_round", "total_rounds"
 RECEIVERS, PASS_THROUGH = "receivers", "pass_through"
-RETURNED = "returned"
-"""In the data of an agent's END: ids of the messages with tasks that it took and did not begin."""
+BEGUN = "begun"
+"""In the data of an agent's END: ids of the messages with tasks that it began and did not answer. Whatever else was sent to it, it
+did not begin and will not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ _STATUS_TIMEOUT = 5.0
 _ATTEMPT_TIMEOUT = 15.0  # an answer that takes longer may be lost; asking again is cheap, for the message is delivered once
 _CONNECT_TIMEOUT = 30.0
 _MAX_QUEUED = 1000
+_GREETING, _ANSWER = 0, -1  # heartbeats count from 1
 
 
 class CellPipe(Pipe):
@@ -99,8 +100,8 @@ class CellPipe(Pipe):
         self._received: deque[cell_message.ReceivedMessage] = deque()
         self._seen = SeenIds()
         self._peer_session: str | None = None
-        self._next_session: str | None = None
         self._peer_dead = False
+        self._has_left = False
         self._last_active = 0.0
         self._closing = Abort()
         self._fetching: Abort | None = None
@@ -157,7 +158,9 @@ class CellPipe(Pipe):
     # sending
 
     def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
-        self._check()
+        with self._changed:
+            self._check()
+            self._has_left = msg.topic in Topic.STATUS
         if msg.topic == Topic.HEARTBEAT:
             self._beat(msg.data if isinstance(msg.data, int) else 0)
             return True
@@ -202,8 +205,14 @@ class CellPipe(Pipe):
         self.cell.post_event(self.peer_fqcn, self._channel, Topic.HEARTBEAT, [self._session, number])
 
     def _greet(self) -> None:
-        """Tell a peer that is there already that this end is there now; heartbeats come later."""
-        self._beat(0)
+        """Tell a peer that is there already that this end is there now, and learn of it; heartbeats come later."""
+        with self._changed:
+            self._show_life(_GREETING)
+
+    def _show_life(self, number: int) -> None:
+        """With the lock held: unless this end said that it is over, which its peer would take for a new beginning."""
+        if not self._has_left and not self._closing.triggered:
+            self._beat(number)
 
     def release_send_cache(self, msg: Message) -> None:
         encoded = msg.encoded
@@ -220,6 +229,8 @@ class CellPipe(Pipe):
         with self._changed:
             if self._is_peer(data[0]):
                 self._queue(Message.new_request(Topic.HEARTBEAT, data[1]))
+                if data[1] == _GREETING:
+                    self._show_life(_ANSWER)
         return None
 
     def _on_message(self, request: Request) -> Reply:
@@ -247,7 +258,6 @@ class CellPipe(Pipe):
             self._peer_session, self._peer_dead = session, False
             self._greet()
         elif session != self._peer_session:
-            self._next_session = session
             if not self._peer_dead:
                 self._peer_dead = True
                 self._queue(Message.new_request(Topic.PEER_GONE, "the peer was started again"))
@@ -286,10 +296,7 @@ class CellPipe(Pipe):
         with self._changed:
             self._check()
             self._received.clear()
-            self._peer_session, self._next_session = self._next_session, None
-            self._peer_dead = False
-            if self._peer_session is not None:
-                self._queue(Message.new_request(Topic.HEARTBEAT, 0))
+            self._peer_session, self._peer_dead = None, False
         self._greet()
 
     @property

@@ -117,15 +117,17 @@ class FilePipe(Pipe):
         self._clean_up()
 
     def _clean_up(self) -> None:
-        """Remove what is ours; the last end to leave, or the survivor of a dead one, removes everything."""
+        """Remove what is ours; the last end to leave, or the survivor of a dead one, removes everything.
+
+        An end that was never met is not touched: it may be about to begin, or to meet somebody else.
+        """
         try:
             mine = (n for n in _names(self._outbox) if f"-{self._incarnation}" in n and ".taken-" not in n)
             _remove_ours(self._outbox, mine)
             left = _names(self._inbox)
             taken = f".taken-{self._incarnation}"
             _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
-            alive = None if self._peer_dead else self._peer
-            if alive is not None and any(incarnation_of(n) == alive for n in left):
+            if any(self._may_be_alive(p) for n in left if (p := incarnation_of(n)) is not None):
                 return
             for box in (self._inbox, self._outbox):
                 _remove_ours(box, _names(box))
@@ -134,6 +136,12 @@ class FilePipe(Pipe):
             self._root.rmdir()
         except OSError as e:
             _log.debug("left %s in place: %s", self._channel, e)
+
+    def _may_be_alive(self, incarnation: str) -> bool:
+        if incarnation == self._peer:
+            return not self._peer_dead
+        sign = read_sign(self._inbox, incarnation)
+        return sign is not None and self._retired.get(incarnation) != sign.beat
 
     def peer_is_gone(self) -> None:
         with self._changed:

@@ -57,7 +57,12 @@ class PipeHandler:
         self._session = PipeSession(
             heartbeat_interval=heartbeat_interval, heartbeat_timeout=heartbeat_timeout, connect_timeout=connect_timeout
         )
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        """For who waits for a message or for the peer; the other two wake only whom they concern, or every message would cost
+        three threads' turns."""
+        self._ending = threading.Condition(lock)
+        self._room = threading.Condition(lock)
         self._handing_out = threading.Lock()
         self._beating = threading.Lock()
         self._over = Abort()
@@ -110,7 +115,7 @@ class PipeHandler:
         """End every wait in this handler and its threads, and close the pipe unless told not to. Idempotent."""
         with self._changed:
             self._stopped = True
-            self._changed.notify_all()
+            self._notify_everyone()
         self._over.trigger("the pipe's handler was stopped")
         if close_pipe:
             self._pipe.close()
@@ -118,10 +123,15 @@ class PipeHandler:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def leave(self, data: Any = None, close_pipe: bool = True) -> None:
-        """Tell a peer that is there that the conversation is over (see `notify_end`), and `stop`. Idempotent."""
+    def leave(self, data: Any = None, close_pipe: bool = True, *, unheard_timeout: float = 0.0) -> None:
+        """Tell a peer that is there that the conversation is over (see `notify_end`), and `stop`. Idempotent.
+
+        A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word.
+        """
         if self.peer_state is PeerState.LIVE and not self.is_over:
             self.notify_end(data)
+        elif self.peer_state is PeerState.WAITING and not self.is_over and self._threads and unheard_timeout > 0:
+            self._notify(Topic.END, data, unheard_timeout)
         self.stop(close_pipe)
 
     # sending
@@ -175,12 +185,12 @@ class PipeHandler:
         """Tell the peer to give up at once; waits at most 5 s. Whether the peer's end has taken it."""
         return self._notify(Topic.ABORT, data)
 
-    def _notify(self, topic: str, data: Any) -> bool:
+    def _notify(self, topic: str, data: Any, timeout: float = STATUS_TIMEOUT) -> bool:
         message = Message.new_request(topic, data)
         with self._beating, self._changed:
             self._session.leave()
         try:
-            return self._pipe.send(message, STATUS_TIMEOUT)
+            return self._pipe.send(message, timeout)
         except BrokenPipeError:
             return False
         finally:
@@ -196,7 +206,7 @@ class PipeHandler:
                 message = self._session.take()
                 left = deadline - time.monotonic()
                 if message is not None or left <= 0:
-                    self._changed.notify_all()
+                    self._room.notify_all()
                     return message
                 self._changed.wait(left)
         return None
@@ -233,6 +243,11 @@ class PipeHandler:
         with self._changed:
             self._changed.notify_all()
 
+    def _notify_everyone(self) -> None:
+        """With the lock held: the conversation is over."""
+        for condition in (self._changed, self._ending, self._room):
+            condition.notify_all()
+
     def _read(self) -> None:
         try:
             while self._may_read():
@@ -251,7 +266,7 @@ class PipeHandler:
     def _may_read(self) -> bool:
         with self._changed:
             while not self._stopped and self._session.waiting >= MAX_INBOX:
-                self._changed.wait()
+                self._room.wait()
             return not self._stopped and not self._session.is_over
 
     def _received(self, message: Message) -> None:
@@ -269,7 +284,7 @@ class PipeHandler:
             while True:
                 with self._changed:
                     message = None if self._stopped else self._session.take()
-                    self._changed.notify_all()
+                    self._room.notify_all()
                 if message is None:
                     return
                 _call(self._message_cb, message)
@@ -284,6 +299,7 @@ class PipeHandler:
             with self._changed:
                 if last_heard:
                     self._session.alive(last_heard)
+                    self._changed.notify_all()  # who waits for the peer
                 due = self._session.tick(time.monotonic())
                 wake_at = self._session.next_tick()
             if due.heartbeat is not None:
@@ -292,7 +308,7 @@ class PipeHandler:
             with self._changed:
                 if self._stopped or wake_at is None or self._session.is_over:
                     return
-                self._changed.wait_for(lambda: self._stopped or self._session.is_over, max(0.0, wake_at - time.monotonic()))
+                self._ending.wait_for(lambda: self._stopped or self._session.is_over, max(0.0, wake_at - time.monotonic()))
 
     def _send_heartbeat(self, number: int) -> None:
         try:
@@ -319,7 +335,7 @@ class PipeHandler:
         with self._changed:
             if self._status_cb is None:
                 self._session.queue(status)
-            self._changed.notify_all()
+            self._notify_everyone()
         if self._status_cb is not None:
             _call(self._status_cb, status)
         else:
