@@ -15,11 +15,13 @@ CYTHON_SOURCES := $(wildcard zcell/_native/*.pyx)
 # Cython writes NAME.c beside NAME.pyx: output, not source
 NATIVE_SOURCES := $(CYTHON_SOURCES) $(filter-out $(CYTHON_SOURCES:.pyx=.c),$(wildcard zcell/_native/*.[ch]))
 
-.PHONY: help run test lint format bench build sanitize engines wheel clean
+.PHONY: help run sweep federated test lint format bench build sanitize engines wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run       train the example in a job of its own and bring its results back"
+	@echo "make sweep     search good settings with several jobs at once, watched live"
+	@echo "make federated several sites average a model, each in a job of its own"
 	@echo "make test      the tests (ARGS=... for pytest, WORKERS=$(WORKERS))"
 	@echo "make lint      ruff and mypy --strict"
 	@echo "make format    let ruff write the layout and what it can fix"
@@ -63,6 +65,12 @@ build: $(STAMPS)/native
 
 run: $(STAMPS)/native $(STAMPS)/example-train
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/zcell run --results build/train examples/train -- python train.py
+
+sweep: $(STAMPS)/native $(STAMPS)/example-sweep
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/sweep/sweep.py --out build/sweep $(ARGS)
+
+federated: $(STAMPS)/native $(STAMPS)/example-federated
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/federated/federated.py --out build/federated $(ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/extras
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)

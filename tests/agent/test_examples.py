@@ -46,3 +46,10 @@ def test_each_example_says_what_it_needs_and_how_to_run_it(name: str) -> None:
     place = ROOT / "examples" / name
     assert f"python examples/{name}/{name}.py" in (place / "README.md").read_text()
     assert "numpy" in (place / "requirements.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["sweep", "federated"])
+def test_the_readme_names_one_command_for_each_example(name: str) -> None:
+    assert f"[make {name}](examples/{name}/README.md)" in (ROOT / "README.md").read_text()
+    done = subprocess.run(["make", "-n", name], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert f"python examples/{name}/{name}.py --out build/{name}" in done.stdout
