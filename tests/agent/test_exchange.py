@@ -78,9 +78,9 @@ def test_without_an_agent_a_task_ends_as_no_peer(place: Place) -> None:
 
 def test_a_task_ends_with_its_timeout_and_its_late_result_is_dropped(place: Place) -> None:
     exchange, agent = place.both()
-    result = exchange.run("slow", timeout=0.3)
-    assert result.cause is Cause.TIMEOUT
+    slow = place.meanwhile(exchange.run, "slow", timeout=2)
     assert agent.get_task(5) is not None
+    assert slow.result(5).cause is Cause.TIMEOUT
     assert agent.submit_result("late")
     place.meanwhile(serve, agent)
     assert exchange.run("t", "next", timeout=10).data == "next"

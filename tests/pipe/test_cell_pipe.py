@@ -169,6 +169,11 @@ def test_a_full_inbox_refuses_and_takes_again_when_it_is_read(both: tuple[CellPi
         sent = list(pool.map(lambda n: passive.send(Message.new_request("t", n), 30), range(1100)))
     assert sent.count(False) >= 100
     assert "unread" in passive.last_error
+    before = active.last_peer_active_time
+    for number in range(1, 100):
+        assert passive.send(Message.new_request(Topic.HEARTBEAT, number))
+    eventually(lambda: active.last_peer_active_time > before)
+    assert len(active._received) == 1000, "nor is a heartbeat one message too many"
     assert active.receive(5) is not None
     assert passive.send(Message.new_request("t", "room"), 10)
 

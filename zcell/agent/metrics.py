@@ -1,12 +1,14 @@
 """Metrics on their way to the parent. Invariant owned here: recording one costs the job no round trip, and memory is bounded.
 
-Records are encoded at once, gathered while a batch is under way, and sent by one thread over a pipe of their own.
+Records are encoded at once and sent by one thread over a pipe of their own: the first at once, and what follows it closely in
+batches, so that thousands a second cost the tasks beside them little.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,8 @@ from zcell.pipe.message import Message
 _log = logging.getLogger("zcell.agent.metrics")
 TOPIC = "metric"
 _BATCH_RECORDS, _BATCH_BYTES = 512, 1 << 20
+_SPACING = 0.005
+"""Seconds from one batch to the next, unless a batch is full: what one record waits for company at most."""
 _MAX_WAITING_BYTES = 16 << 20
 _RECORD_COST = 100  # what a small record costs beside its bytes
 _INLINE = 1 << 62
@@ -30,7 +34,11 @@ class MetricSender:
     def __init__(self, handler: PipeHandler, send_timeout: float) -> None:
         self._handler = handler
         self._send_timeout = send_timeout
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        """For who waits for room, or for everything to be sent."""
+        self._work = threading.Condition(lock)
+        """For the sender; not told of every record, which would cost its thread a turn each."""
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sending = False
@@ -57,7 +65,8 @@ class MetricSender:
                 return False
             self._waiting.append(body)
             self._waiting_bytes += cost
-            self._changed.notify_all()
+            if len(self._waiting) == 1 or self._has_full_batch():
+                self._work.notify()
         return True
 
     def flush(self, timeout: float) -> bool:
@@ -72,17 +81,24 @@ class MetricSender:
             self._lost += len(self._waiting)
             self._waiting.clear()
             self._changed.notify_all()
+            self._work.notify()
         self._abort.trigger("the agent was stopped")
         self._thread.join()
 
+    def _has_full_batch(self) -> bool:
+        return len(self._waiting) >= _BATCH_RECORDS or self._waiting_bytes >= _BATCH_BYTES
+
     def _run(self) -> None:
+        not_before = 0.0
         while True:
             with self._changed:
                 self._sending = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closed or self._waiting)
+                self._work.wait_for(lambda: self._closed or self._waiting)
+                self._work.wait_for(lambda: self._closed or self._has_full_batch(), max(0.0, not_before - time.monotonic()))
                 if self._closed:
                     return
+                not_before = time.monotonic() + _SPACING
                 batch = self._next_batch()
                 self._sending = True
                 self._changed.notify_all()

@@ -227,7 +227,7 @@ class CellPipe(Pipe):
         if not (isinstance(data, list) and len(data) == 2 and isinstance(data[0], str) and isinstance(data[1], int)):
             return make_reply(ReturnCode.INVALID_REQUEST, error="a heartbeat is [incarnation, number]")
         with self._changed:
-            if self._is_peer(data[0]):
+            if self._is_peer(data[0]) and len(self._received) < _MAX_QUEUED:  # unread messages show life as well
                 self._queue(Message.new_request(Topic.HEARTBEAT, data[1]))
                 if data[1] == _GREETING:
                     self._show_life(_ANSWER)
