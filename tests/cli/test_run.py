@@ -99,6 +99,12 @@ def test_a_command_that_a_signal_ended_returns_128_more(workspace: Path, number:
     assert (workspace / "data/output").read_text() == "half\n"
 
 
+def test_a_code_above_128_that_is_no_signal_is_a_code(workspace: Path) -> None:
+    done = zcell("run", workspace, "--", "sh", "-c", "exit 255")
+    assert done.returncode == 255
+    assert "the command ended with code 255" in done.stderr.decode()
+
+
 def test_a_program_that_is_not_there_ends_with_127(workspace: Path) -> None:
     done = zcell("run", workspace, "--", "no-such-program")
     assert done.returncode == 127
@@ -190,6 +196,7 @@ def test_a_link_that_the_job_made_is_left_out_with_a_warning(workspace: Path) ->
         (["--results", "ws/out", "ws", "--", "true"], "neither inside"),
         (["--results", ".", "ws", "--", "true"], "nor around"),
         (["--results", "file", "ws", "--", "true"], "no directory"),
+        (["--results", "file/out", "ws", "--", "true"], "/file/out: not a directory"),
         (["--env", "X", "ws", "--", "true"], "NAME=VALUE"),
         (["--env", "1X=1", "ws", "--", "true"], "env"),
         (["--env", "ZCELL_OWNER=1", "ws", "--", "true"], "launcher's"),
@@ -278,7 +285,9 @@ def test_results_that_cannot_be_brought_back_are_kept_and_the_place_is_named(wor
     assert summary["job_exit_code"] == 0
     kept = Path(summary["kept"])
     assert (kept / "result").read_text() == "mine\n"
-    assert f"they are kept in {kept}" in done.stderr.decode()
+    said = done.stderr.decode()
+    assert f"they are kept in {kept}" in said
+    assert said.count(f"cannot be put in place as {blocked / 'out'}: File exists") == 1, said
     assert sorted(path.name for path in kept.parent.parent.iterdir()) == ["workspace"], "no credentials stay behind"
     assert zcell("run", workspace, "--", "true").returncode == 0
     assert kept.exists(), "the next job must not sweep it away"

@@ -38,14 +38,24 @@ def test_a_dash_is_standard_input(flat: bool) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 def test_what_cannot_be_read_is_named_and_the_rest_is_still_summed(tmp_path: Path, flat: bool) -> None:
     (tmp_path / "here").write_bytes(b"x")
-    done = zcell("sum", *(["--flat"] if flat else []), "missing", ".", "here", cwd=tmp_path)
+    done = zcell("sum", *(["--flat"] if flat else []), "missing", "here", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout.decode().endswith("  here\n")
     assert done.stdout.count(b"\n") == 1
-    assert done.stderr.decode().splitlines() == [
-        "zcell: missing: No such file or directory",
-        "zcell: .: is a directory; name the files in it",
-    ]
+    assert done.stderr.decode().splitlines() == ["zcell: missing: No such file or directory"]
+
+
+def test_a_directory_stands_for_every_regular_file_in_it(tmp_path: Path) -> None:
+    files = {"d/a": b"1", "d/b/c/e": b"2", "d/b/z": b"", "d/z": b"3"}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "d" / "round").symlink_to(".")
+    (tmp_path / "d" / "link").symlink_to("a")
+    os.mkfifo(tmp_path / "d" / "fifo")
+    done = zcell("sum", "d", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == [f"{Digest.of(content)}  {name}" for name, content in files.items()]
 
 
 def test_json_has_one_object_a_line(tmp_path: Path) -> None:

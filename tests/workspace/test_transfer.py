@@ -71,7 +71,7 @@ def test_the_record_of_a_job_is_gone_once_its_results_are_in_place(tcp_site: Sit
     context = tcp_site.add_job()
     download_workspace(context)
     upload_results(context)
-    with pytest.raises(WorkspaceError, match="INVALID_TARGET") as refused:
+    with pytest.raises(WorkspaceError, match="has a workspace here") as refused:
         download_workspace(context)
     assert refused.value.rc == "INVALID_TARGET"
     assert tcp_site.manager.results_of(JOB) is not None
@@ -230,7 +230,7 @@ def test_links_in_a_workspace_stop_the_download_and_ship_nothing(tcp_site: Site,
     write_tree(tcp_site.root, {f"{JOB}/a": b"1"})
     (tcp_site.root / JOB / "out").symlink_to(tmp_path / "secret")
     context = tcp_site.add_job()
-    with pytest.raises(WorkspaceError, match=f"INVALID_REQUEST.*'{JOB}/out' is a link to") as refused:
+    with pytest.raises(WorkspaceError, match=f"cannot travel.*'{JOB}/out' is a link to") as refused:
         download_workspace(context)
     assert refused.value.rc == "INVALID_REQUEST"
     assert list(tcp_site.job_root.iterdir()) == []

@@ -27,6 +27,13 @@ Exclude = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow an address other than this machine's: nothing is encrypted on the way.")
 ]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of the launcher, JSON or text; may be repeated.", metavar="K=V")
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(help="Address where the job reaches this command; default: what the launcher needs.", metavar="URL"),
+]
 SecretFile = Annotated[
     Path | None,
     typer.Option("--secret-file", help="File (mode 0600) with the link secret that both sides share.", metavar="FILE"),
@@ -59,13 +66,8 @@ def run(
     command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", metavar="COMMAND")],
     launcher: Annotated[str, typer.Option(help="What starts the job: process, docker, slurm, kubernetes.")] = "process",
     image: Annotated[str | None, typer.Option(help="Image of the job's container; short for --set image=IMAGE.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the launcher, JSON or text; may be repeated.", metavar="K=V")
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(help="Address where the job reaches this command; default: what the launcher needs.", metavar="URL"),
-    ] = None,
+    settings: Settings = None,
+    listen: Listen = None,
     insecure: Insecure = False,
     results: Annotated[
         Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
@@ -147,7 +149,10 @@ def get(
 @app.command("sum", epilog=EPILOG)
 @reports_errors
 def sum_(
-    paths: Annotated[list[str], typer.Argument(help="Files; - is standard input.", metavar="PATH")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Files, or directories for all files in them; - is standard input.", metavar="PATH"),
+    ],
     flat: Annotated[bool, typer.Option("--flat", help="Plain SHA-256 instead of the tree.")] = False,
     json: Json = False,
 ) -> int:
@@ -159,11 +164,37 @@ def sum_(
 
 @app.command(epilog=EPILOG)
 @reports_errors
-def doctor(json: Json = False) -> int:
-    """Show versions and kernels, and test hashing, zip and a loopback link; exits with 1 when a test fails."""
-    from zcell.cli.doctor import examine
+def doctor(
+    launcher: Annotated[
+        str | None, typer.Option(help="Check this launcher instead: ask its engine, run three tiny jobs, leave nothing.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Image of the jobs' containers; it needs python with zcell.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Kubernetes namespace of the jobs; default: the context's.")] = None,
+    settings: Settings = None,
+    listen: Listen = None,
+    insecure: Insecure = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a job may take to start, pulling its image included.", min=1)
+    ] = 300.0,
+    json: Json = False,
+) -> int:
+    """Show versions and kernels, and test hashing, zip and a loopback link. With --launcher, check that jobs run there.
 
-    return examine(json=json)
+    Each check is one line: ok, or FAILED and what to do. With --launcher the exit code is that of the first that failed: 2 for a
+    missing package or a wrong setting; 3 when the engine or the way back cannot be reached, or permissions are missing;
+    4 when files do not travel; 5 when a job does not start, does not do what it should, or leaves something behind.
+    """
+    if launcher is None:
+        from zcell.cli.doctor import examine
+
+        if image or namespace or settings or listen or insecure:
+            raise typer.BadParameter("these options are for the check of a launcher: add --launcher NAME")
+        return examine(json=json)
+    from zcell.cli.checkup import check_launcher
+    from zcell.cli.choosing import LauncherChoice
+
+    given = {name: value for name, value in (("image", image), ("namespace", namespace)) if value is not None}
+    return check_launcher(LauncherChoice(launcher, given, settings or [], listen, insecure), limit=timeout, json=json)
 
 
 def main() -> None:

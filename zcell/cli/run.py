@@ -149,7 +149,7 @@ def _conclude(screen: Screen, handle: JobHandle, where: Path, seconds: float, in
     if back is not None:
         changed = f"{back['fetched_files']} of them new or changed"
         screen.note(f"results: {files_text(back['files'])}, {size_text(back['data_bytes'])} in {where}; {changed}")
-        screen.note(f"digest:  {back['digest']}")
+        screen.note(f"digest:  {back['digest']}, of the manifest: names, sizes, modes and times")
         screen.note(f"time:    {seconds_text(seconds)}; {_travelled('shipped', shipped)}; {_travelled('brought back', back)}")
     elif handle.kept is not None:
         screen.note(f"the results could not be brought back; they are kept in {handle.kept}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,8 @@ def sum_paths(paths: list[str], *, flat: bool, json: bool) -> int:
     """Print the digest of each path (``-`` is standard input); the exit code."""
     screen = Screen(json=json)
     code = DONE
-    for path, digest, size, error in _flat_sums(paths) if flat else _tree_sums(paths):
+    files = chain.from_iterable(_files_of(path) for path in paths)
+    for path, digest, size, error in _flat_sums(files) if flat else _tree_sums(files):
         if error is None:
             screen.result("sum", f"{digest}  {path}", path=path, digest=digest, bytes=size)
             continue
@@ -43,9 +45,27 @@ _Sum = tuple[str, str, int, str | None]
 """Path, digest, bytes, and what went wrong."""
 
 
-def _tree_sums(paths: list[str]) -> Iterator[_Sum]:
-    for at in range(0, len(paths), _GROUP):
-        group = paths[at : at + _GROUP]
+def _files_of(path: str) -> Iterator[str]:
+    """The regular files in a directory, by name; what is none is given back as it is, and named if it cannot be read."""
+    if not Path(path).is_dir():
+        yield path
+        return
+    try:
+        with os.scandir(path) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        yield path
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_of(entry.path)
+        elif entry.is_file(follow_symlinks=False):
+            yield entry.path
+
+
+def _tree_sums(paths: Iterable[str]) -> Iterator[_Sum]:
+    paths = iter(paths)
+    while group := list(islice(paths, _GROUP)):
         try:
             if STANDARD_INPUT in group:
                 raise OSError("standard input is read alone")
@@ -69,7 +89,7 @@ def _tree_sum(path: str) -> _Sum:
     return path, str(digest), digest.length, None
 
 
-def _flat_sums(paths: list[str]) -> Iterator[_Sum]:
+def _flat_sums(paths: Iterable[str]) -> Iterator[_Sum]:
     for path in paths:
         hasher = hashlib.sha256()
         try:
@@ -97,5 +117,5 @@ def _feed(fd: int, hasher: _Hasher) -> int:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
-        return "is a directory; name the files in it"
+        return "is a directory that cannot be listed"
     return error.strerror or str(error)

@@ -111,7 +111,8 @@ class JobRunner:
         failure = classify_failure(error)
         doing = "its workspace did not arrive" if code is None else "its results could not be brought back"
         text = f"{doing}: {error}"
-        print(f"zcell job: {text}", file=sys.stderr)  # noqa: T201  the job's own stderr
+        if not self._watch.is_heard:
+            print(f"zcell job: {text}", file=sys.stderr)  # noqa: T201  the job's own stderr
         self._watch.say(Report(Phase.ENDED, code, failure, text))
         return code or EXIT_CODES[failure]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from zcell.launch.ending import how_it_ended
 from zcell.launch.family import Family, signal_processes
 from zcell.launch.handle import JobHandle
 from zcell.launch.lease import Lease, Phase, Report, StopOrder
@@ -205,14 +206,6 @@ class ProcessHandle(JobHandle):
         if self._report.failure:  # a job whose results are lost has not succeeded
             return JobReturnCode.EXECUTION_ERROR, self._report.error, own
         if status < 0:
-            return JobReturnCode.EXECUTION_ERROR, f"its runner was ended by {_signal_name(-status)}", code
-        if code > 128:
-            return JobReturnCode.EXECUTION_ERROR, f"the command was ended by {_signal_name(code - 128)}", code
-        return JobReturnCode.from_exit_code(code), f"the command ended with code {code}" if code else "", code
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+            return JobReturnCode.EXECUTION_ERROR, how_it_ended("its runner", 128 - status), code
+        outcome = JobReturnCode.EXECUTION_ERROR if code > 128 else JobReturnCode.from_exit_code(code)
+        return outcome, how_it_ended("the command", code), code

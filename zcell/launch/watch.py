@@ -41,6 +41,11 @@ class Watch:
         self._ear, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="zcell-job-watch", daemon=True)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a launcher that `say` tells."""
+        return self._lease is not None
+
     def start(self) -> None:
         for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._heard_signal)

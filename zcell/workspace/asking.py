@@ -109,7 +109,7 @@ def ask(
                 ticks, alive_at = reply.payload.get("ticks"), time.monotonic()
             on_pending(reply.payload)
         elif reply.origin or reply.rc not in _ON_THE_WAY:
-            raise WorkspaceError(f"{topic} was refused by {target}: {reply.rc.value}: {reply.error}", reply.rc.value)
+            raise WorkspaceError(f"{target} refused {topic}: {reply.error or reply.rc.value}", reply.rc.value)
         if time.monotonic() - alive_at >= idle_timeout:
             what = "made no progress" if reply.ok else f"could not be reached ({reply.rc.value}: {reply.error})"
             raise WorkspaceError(f"{topic}: {target} {what} for {idle_timeout:g} s", reply.rc.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -69,6 +71,18 @@ class JobPlaces:
             where = root / job_id
         results = where if results is None else results.parent.resolve() / results.name
         return cls(local=None if root is None else root / LOCAL, job_directory=where, results=results)
+
+    def check_writable(self) -> None:
+        """Raises `PermissionError` or `NotADirectoryError` when results could not be put in place: said now, not after hours."""
+        there = self.results.parent
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"results cannot go to {self.results}: not a directory", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+            code = errno.EROFS if read_only else errno.EACCES
+            raise OSError(code, f"results cannot go to {self.results}: {os.strerror(code).lower()}", str(there))
 
     def tops(self, job_id: str) -> dict[str, Path]:
         """What travels to the job, by its first name in the manifest."""

@@ -93,7 +93,8 @@ class WorkspaceManager:
             progress: called with a `WorkspaceProgress` for both directions.
             on_results: called on the pool once the results are in place.
 
-        Raises `ValueError`, `TypeError` or `NotADirectoryError` naming the argument.
+        Raises `ValueError`, `TypeError` or `NotADirectoryError` naming the argument, `OSError` naming the directory that results
+        are to go to and that cannot be written to.
         """
         places = JobPlaces.of(job_id, *(None if p is None else Path(p) for p in (root, job_directory, results)))
         if excludes is None or not isinstance(excludes, Excludes):
@@ -112,6 +113,8 @@ class WorkspaceManager:
             progress=progress,
             on_results=on_results,
         )
+        if "up" in job.directions:
+            places.check_writable()
         if places.results.parent.is_dir():
             recover(places.results.parent)
         with self._lock:
@@ -365,12 +368,13 @@ def _check_wanted(job: Job, publication: Publication) -> None:
 
 def _failure(job: Job, error: Exception) -> Reply:
     """How a failed publication is answered."""
-    text = f"the results of job {job.job_id} are not in place: {error}"
+    why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    text = f"the results of job {job.job_id} cannot be put in place as {job.places.results}: {why}"
     if isinstance(error, BundleError) or (isinstance(error, DownloadError) and error.reason == "corrupt"):
-        log.warning("%s", text)
+        log.info("%s", text)
         return make_reply(ReturnCode.INVALID_REQUEST, error=text)
     if isinstance(error, DownloadError | WorkspaceError | OSError):
-        log.warning("%s", text)
+        log.info("%s", text)
         aborted = isinstance(error, WorkspaceError) and error.rc == ReturnCode.ABORTED
         return make_reply(ReturnCode.ABORTED if aborted else ReturnCode.COMM_ERROR, error=text)
     log.error("%s", text, exc_info=error)

@@ -23,7 +23,7 @@ S = JobReturnCode
         ({"Status": "exited", "ExitCode": 0}, S.SUCCESS, False, ""),
         ({"Status": "exited", "ExitCode": 9}, S.ABORTED, False, "its container ended with code 9"),
         ({"Status": "exited", "ExitCode": 1}, S.EXECUTION_ERROR, False, "its container ended with code 1"),
-        ({"Status": "exited", "ExitCode": 137}, S.EXECUTION_ERROR, False, "its container ended with code 137"),
+        ({"Status": "exited", "ExitCode": 137}, S.EXECUTION_ERROR, False, "its container was ended by SIGKILL"),
         ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, S.EXECUTION_ERROR, True, "its container ran out of memory"),
         ({"Status": "exited", "ExitCode": 128, "Error": "bad mount"}, S.EXECUTION_ERROR, False, "code 128: bad mount"),
         ({"Status": "dead", "ExitCode": 0}, S.ABORTED, True, "its container is dead"),

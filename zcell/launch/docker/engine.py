@@ -16,6 +16,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from zcell.launch.docker.request import JOB_LABEL, LABEL, OWNER_LABEL
+from zcell.launch.ending import how_it_ended
 from zcell.launch.remote import Engine, EngineError, EngineState, EngineView, Outcome, RemoteHandle
 from zcell.launch.remote.node import REASONS, Refusal
 from zcell.launch.spec import JobReturnCode
@@ -229,7 +230,7 @@ def ended_view(state: Mapping[str, Any]) -> EngineView:
     if state.get("OOMKilled"):
         reason = "its container ran out of memory"
         return EngineView(EngineState.ENDED, outcome=Outcome(JobReturnCode.EXECUTION_ERROR, reason, code), by_engine=True)
-    reason = f"its container ended with code {code}" if code else ""
+    reason = how_it_ended("its container", code)
     if code in set(Refusal):
         reason = REASONS[Refusal(code)]
     if state.get("Error"):

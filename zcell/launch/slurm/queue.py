@@ -6,10 +6,10 @@ From ``squeue``, which lists a job that has ended for some minutes more; from ``
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zcell.launch.ending import how_it_ended
 from zcell.launch.remote.course import EngineState, EngineView, Outcome
 from zcell.launch.remote.engine import EngineError
 from zcell.launch.remote.node import REASONS, Refusal
@@ -101,17 +101,9 @@ def _own_end(code: int, row: Row) -> Outcome:
         where = f" (node {row.nodes})" if row.nodes else ""
         return Outcome(JobReturnCode.EXECUTION_ERROR, REASONS[Refusal(code)] + where, code)
     if code > 128:
-        return Outcome(JobReturnCode.EXECUTION_ERROR, f"its node was ended by {signal_name(code - 128)}", code)
+        return Outcome(JobReturnCode.EXECUTION_ERROR, how_it_ended("its node", code), code)
     outcome = JobReturnCode.from_exit_code(code) if row.state == "COMPLETED" or code else JobReturnCode.EXECUTION_ERROR
     return Outcome(outcome, f"its node ended with code {code}" if outcome is not JobReturnCode.SUCCESS else "", code)
-
-
-def signal_name(number: int) -> str:
-    """SIGKILL for 9."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def parse_squeue(text: str) -> list[Row]:
