@@ -51,6 +51,11 @@ class JobHandle(ABC):
         return self._reason
 
     @property
+    def pending_reason(self) -> str:
+        """Why the job has not started yet, in its engine's words; empty when there is nothing to say."""
+        return ""
+
+    @property
     def failure(self) -> str:
         """What kept the job's files from travelling: ``""``, ``"link"``, ``"transfer"`` or ``"verification"``."""
         return ""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zcell.errors import LaunchError
+from zcell.launch.checkup import Check
 from zcell.launch.credentials import Credentials
 from zcell.launch.handle import JobHandle
 from zcell.launch.output import OutputCallback
@@ -102,6 +103,14 @@ class Launcher(ABC):
 
     def check(self, spec: JobSpec) -> None:  # noqa: B027  most launchers have something to check, none has to
         """Raise `LaunchError` for a mistake in `spec` or the settings, before anything is prepared."""
+
+    def examine(self) -> Iterator[Check]:
+        """Whether the engine will take jobs, as far as asking tells; ``zcell doctor`` shows it before it starts one."""
+        yield from ()
+
+    def left(self) -> Check | None:
+        """Whether the engine still has anything of this launcher's jobs; None where it is not asked. Raises `LaunchError`."""
+        return None
 
     def close(self) -> None:  # noqa: B027  a launcher that holds nothing has nothing to close
         """End every job that still runs and release what the launcher holds. Idempotent."""

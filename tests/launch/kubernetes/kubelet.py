@@ -136,6 +136,7 @@ class Kubelet:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
         labels = template["metadata"]["labels"] | {"job-name": name, "controller-uid": job["metadata"]["uid"]}
         metadata = {"name": f"{name}-{job['metadata']['uid'][:5]}", "labels": labels, "ownerReferences": [owner]}
+        metadata["annotations"] = template["metadata"].get("annotations") or {}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
         self._store.create("pods", pod | {"status": {"phase": "Pending"}})
 

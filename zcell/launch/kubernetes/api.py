@@ -7,14 +7,18 @@ Answers are taken as the JSON they are, so that a newer cluster's additions harm
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import kubernetes
 import urllib3
 
+from zcell.cell.endpoints import is_local
 from zcell.errors import LaunchError
 from zcell.launch.kubernetes.settings import KubernetesSettings
 from zcell.launch.remote.engine import EngineError
@@ -42,7 +46,7 @@ def connect(settings: KubernetesSettings) -> tuple[Any, str]:
     config: Any = kubernetes.config
     namespace = "default"
     try:
-        if settings.kubeconfig or settings.context or not _inside_a_pod():
+        if _from_a_file(settings):
             file, context = settings.kubeconfig or None, settings.context or None
             config.load_kube_config(config_file=file, context=context, client_configuration=configuration)
             contexts, active = config.list_kube_config_contexts(config_file=file)
@@ -58,8 +62,17 @@ def connect(settings: KubernetesSettings) -> tuple[Any, str]:
     return kubernetes.client.ApiClient(configuration), settings.namespace or namespace
 
 
-def _inside_a_pod() -> bool:
-    return Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
+def _from_a_file(settings: KubernetesSettings) -> bool:
+    inside_a_pod = Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
+    return bool(settings.kubeconfig or settings.context or not inside_a_pod)
+
+
+def configuration_source(settings: KubernetesSettings) -> str:
+    """Where `connect` looks, in words."""
+    if not _from_a_file(settings):
+        return "the service account of this pod"
+    file = settings.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return f"context {settings.context} of {file}" if settings.context else file
 
 
 class Api:
@@ -71,6 +84,27 @@ class Api:
         self._batch = kubernetes.client.BatchV1Api(client)
         self._core = kubernetes.client.CoreV1Api(client)
         self._authorization = kubernetes.client.AuthorizationV1Api(client)
+
+    @property
+    def server(self) -> str:
+        """The address of the cluster's API."""
+        return str(self._client.configuration.host)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this machine's own, such as one for tests, whose pods may share its loopback."""
+        return is_local(f"tcp://{urlsplit(self.server).netloc}")
+
+    def own_address(self) -> str:
+        """This machine's address on the way to the cluster; empty when there is none but the loopback."""
+        place = urlsplit(self.server)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # to connect it sends nothing
+                way.connect((place.hostname, place.port or 443))
+                address = str(way.getsockname()[0])
+        except OSError:
+            return ""
+        return "" if address.startswith("127.") else address
 
     def close(self) -> None:
         """Release the connections."""
@@ -114,6 +148,14 @@ class Api:
     def list_jobs(self, selector: str) -> list[dict[str, Any]]:
         """All Jobs with these labels."""
         return list(self._ask(self._batch.list_namespaced_job, self.namespace, label_selector=selector)["items"])
+
+    def list_pods(self, selector: str) -> list[dict[str, Any]]:
+        """All pods with these labels."""
+        return list(self._ask(self._core.list_namespaced_pod, self.namespace, label_selector=selector)["items"])
+
+    def list_secrets(self, selector: str) -> list[dict[str, Any]]:
+        """All Secrets with these labels; launching asks for no permission to do so."""
+        return list(self._ask(self._core.list_namespaced_secret, self.namespace, label_selector=selector)["items"])
 
     def jobs(self, **query: Any) -> Any:
         """The raw answer of a list or a watch."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from zcell.cell.endpoints import is_local
 from zcell.errors import LaunchError
-from zcell.launch.kubernetes.api import CONFLICT, NOT_FOUND, Api, ApiError, connect
+from zcell.launch.checkup import Check
+from zcell.launch.kubernetes.api import CONFLICT, NOT_FOUND, Api, ApiError, configuration_source, connect
+from zcell.launch.kubernetes.checkup import examine, left_of
 from zcell.launch.kubernetes.engine import KubernetesEngine, Made
 from zcell.launch.kubernetes.manifest import (
     LAUNCH,
@@ -29,6 +32,9 @@ from zcell.launch.remote.course import Bounds
 from zcell.launch.remote.handle import RemoteHandle
 from zcell.launch.remote.launcher import RemoteLauncher
 from zcell.launch.spec import JobSpec
+
+if TYPE_CHECKING:
+    from zcell.cell import Cell
 
 log = logging.getLogger("zcell.launch.kubernetes")
 
@@ -71,6 +77,27 @@ class KubernetesLauncher(RemoteLauncher):
         job_image(settings, spec)
         quantities(job_resources(settings, spec), settings.gpu_resource, f"job {spec.job_id}")
 
+    def _reachable(self, spec: JobSpec, parent: Cell) -> str:
+        url = super()._reachable(spec, parent)
+        if is_local(url) and not self._parent_url and not self.api.is_local:
+            raise LaunchError(
+                f"job {spec.job_id}: its parent listens on {url}, which no pod of {self.api.server} reaches; start the cell with "
+                "listen=['tcp://0.0.0.0:PORT'], insecure=True (zcell run --listen tcp://0.0.0.0:PORT --insecure), or set parent_url"
+            )
+        return url
+
+    def _own_address(self) -> str:
+        return self.api.own_address() or super()._own_address()
+
+    def examine(self) -> Iterator[Check]:
+        yield from examine(self.api, configuration_source(self.cluster))
+
+    def left(self) -> Check:
+        try:
+            return left_of(self.api, str(self._owner))
+        except ApiError as error:
+            raise LaunchError(f"the kubernetes launcher cannot ask what is left: {error}") from error
+
     def close(self) -> None:
         super().close()
         self.api.close()
@@ -104,7 +131,7 @@ class KubernetesLauncher(RemoteLauncher):
         metadata = job["metadata"]
         try:
             try:
-                self.api.create_secret(secret_manifest(job, handle.credentials))
+                self.api.create_secret(secret_manifest(job, str(self._owner), handle.credentials))
             except ApiError as error:
                 if error.status != CONFLICT:  # an answer was lost: only this launch knows the Job's unique id, which owns it
                     raise

@@ -101,10 +101,10 @@ def job_manifest(name: str, launch: Launch, spec: JobSpec, settings: KubernetesS
     }
 
 
-def secret_manifest(job: Mapping[str, Any], credentials: Credentials) -> dict[str, Any]:
-    """The Secret of a Job that the cluster has made."""
+def secret_manifest(job: Mapping[str, Any], owner: str, credentials: Credentials) -> dict[str, Any]:
+    """The Secret of a Job that the cluster has made. `owner` says which process launched it."""
     metadata = job["metadata"]
-    owner = {
+    controller = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "name": metadata["name"],
@@ -120,7 +120,8 @@ def secret_manifest(job: Mapping[str, Any], credentials: Credentials) -> dict[st
         "metadata": {
             "name": secret_name(metadata["name"]),
             "labels": {key: metadata["labels"][key] for key in (MANAGED_BY, PARENT, LAUNCH, JOB)},
-            "ownerReferences": [owner],
+            "annotations": {OWNER: owner},
+            "ownerReferences": [controller],
         },
         "data": {FILE: base64.b64encode(credentials_text(credentials).encode()).decode()},
     }

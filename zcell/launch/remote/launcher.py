@@ -179,7 +179,11 @@ class RemoteLauncher(Launcher):
         # an address of this machine's network is better than one of its loopback
         url = next((u for u in endpoints if not is_local(u)), endpoints[0])
         host, _, port = url[6:].rpartition(":")
-        return f"tcp://{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]", "*") else url  # noqa: S104  compared, not bound
+        return f"tcp://{self._own_address()}:{port}" if host in ("0.0.0.0", "[::]", "*") else url  # noqa: S104  compared, not bound
+
+    def _own_address(self) -> str:
+        """Under which nodes reach a parent that listens on all of this machine's addresses."""
+        return socket.gethostname()
 
     def _url(self) -> str:
         url = self.settings.get("parent_url")
