@@ -35,12 +35,21 @@ def test_the_state_diagrams_are_drawn_from_the_tables_of_the_code() -> None:
     assert page.count("stateDiagram-v2") == len(diagrams.MACHINES)
 
 
-def test_every_link_between_pages_leads_to_a_file() -> None:
+def headings(page: Path) -> set[str]:
+    """The names under which the headings of `page` are linked."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_every_link_between_pages_leads_to_a_file_and_a_heading() -> None:
     assert PAGES
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            if "://" not in target and not target.startswith("mailto:"):
-                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+        for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            place = page.parent / target if target else page
+            assert place.exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+            assert not heading or heading in headings(place), f"{page.relative_to(ROOT)} links to {target}#{heading}"
 
 
 def test_the_readme_links_every_page() -> None:
