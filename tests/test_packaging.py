@@ -64,7 +64,7 @@ def test_the_wheel_holds_the_package_with_types_and_compiled_modules_and_nothing
     assert [name for name in names if not name.startswith(("zcell/", "zcell-"))] == []
     assert [name for name in names if name.endswith((".c", ".h", ".pyx", ".pyc"))] == []
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert "zcell = zcell.cli.main:main" in entry_points
+    assert "zcell = zcell.cli.__main__:main" in entry_points
     assert "process = zcell.launch.process:ProcessLauncher" in entry_points
 
 

@@ -69,7 +69,11 @@ class Cell:
 
     async def wait_ready(self, timeout: float = 30.0) -> None:
         """As `zcell.Cell.wait_ready`."""
-        await _in_thread(self.sync.wait_ready, timeout)
+        abort = Abort()
+        try:
+            await _in_thread(self.sync.wait_ready, timeout, abort)
+        finally:
+            abort.trigger("the wait was cancelled")
 
     def register(
         self, channel: str, topic: str, fn: Callable[[Request], Any], *, allow: str | Iterable[str] = "family"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.eventually import eventually
 from tests.trees import SECRET, TreeFactory
-from zcell import Cell
+from zcell import Abort, Cell
 from zcell.errors import LinkError, LinkRefusedError
 from zcell.limits import Limits
 
@@ -26,6 +26,22 @@ def test_a_parent_that_is_not_there_is_named_when_the_time_is_over(tree: TreeFac
     assert url in str(caught.value)
     assert not isinstance(caught.value, LinkRefusedError)
     assert not site.is_ready
+
+
+def test_an_abort_ends_the_wait_at_once(tree: TreeFactory) -> None:
+    cells = tree()
+    cells.start("server")
+    url = cells["server"].endpoints[0]
+    cells.stop("server")
+    site = cells.start("site-1", parent=url, listen=[])
+    abort = Abort()
+    threading.Timer(0.05, abort.trigger, ["changed my mind"]).start()
+    began = time.monotonic()
+    with pytest.raises(LinkError, match=r"no longer waits for server at .*: changed my mind"):
+        site.wait_ready(60, abort)
+    assert time.monotonic() - began < 10
+    with pytest.raises(LinkError, match="changed my mind"):
+        site.wait_ready(60, abort)
 
 
 def test_a_parent_that_comes_later_is_found(tree: TreeFactory) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zcell.errors import WorkspaceError
+from zcell.errors import LinkError, WorkspaceError
 from zcell.workspace.context import JobContext, bootstrap_name
 
 
@@ -76,3 +76,11 @@ def test_damaged_credentials_are_refused_without_showing_them(env: dict[str, str
 def test_names_of_bootstrap_cells_are_valid_and_differ() -> None:
     assert bootstrap_name("site-1", "job-7") == "site-1.ws_transfer_job-7"
     assert bootstrap_name("server", "x" * 63) != bootstrap_name("server", "x" * 62 + "y")
+
+
+def test_an_abort_ends_the_wait_for_the_owner(env: dict[str, str]) -> None:
+    context = JobContext.from_env(env | {"ZCELL_PARENT": "tcp://127.0.0.1:9"})
+    context.connect_timeout = 60
+    context.abort.trigger("the launcher is gone")
+    with context, pytest.raises(LinkError, match="the launcher is gone"):
+        context.cell()

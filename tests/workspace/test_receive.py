@@ -52,8 +52,16 @@ def test_a_tree_arrives_identical(places: tuple[Path, Path]) -> None:
     _, received = transfer(source, destination)
     assert snapshot(destination) == snapshot(source)
     assert received.files == 8
-    assert received.fetched_files == 7
+    assert received.fetched_files == 8
     assert received.fetched_bytes == received.data_bytes == sum(len(content or b"") for content in ODD_TREE.values())
+
+
+def test_an_empty_file_counts_as_new_once(places: tuple[Path, Path]) -> None:
+    source, destination = places
+    write_tree(source, {"job/empty": b"", "job/full": b"x"}, seed=1)
+    assert transfer(source, destination)[1].fetched_files == 2
+    (source / "job/another").touch()
+    assert transfer(source, destination)[1].fetched_files == 1
 
 
 def test_paths_near_the_longest_the_system_allows_arrive(places: tuple[Path, Path]) -> None:

@@ -270,13 +270,16 @@ class Cell:
         """Whether the cell runs and, if it has a parent, is linked to it."""
         return self._state == "running" and os.getpid() == self._pid and (self._uplink is None or self._uplink.is_ready)
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until `is_ready`. Raises `LinkRefusedError` as soon as the parent refuses, `LinkError` after `timeout` seconds."""
+    def wait_ready(self, timeout: float = 30.0, abort: Abort | None = None) -> None:
+        """Wait until `is_ready`.
+
+        Raises `LinkRefusedError` as soon as the parent refuses, `LinkError` after `timeout` seconds or once `abort` is triggered.
+        """
         self._check()
         if not timeout >= 0:
             raise ValueError(f"timeout is a number of seconds, got {timeout!r}")
         if self._uplink is not None:
-            self._uplink.wait(timeout)
+            self._uplink.wait(timeout, abort)
 
     def is_connected(self, fqcn: str) -> bool:
         """Whether there is a live link towards `fqcn`: to itself or to the next hop on the way."""

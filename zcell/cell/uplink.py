@@ -15,6 +15,7 @@ from typing import Any
 
 import zmq
 
+from zcell.abort import Abort
 from zcell.cell.link import LaneSocket, Link, LinkLostError
 from zcell.cell.loop import Timer
 from zcell.cell.sockets import Drain, close_socket, monitor_of, open_socket, read_monitor
@@ -77,20 +78,35 @@ class Uplink:
     def is_ready(self) -> bool:
         return self._ready
 
-    def wait(self, timeout: float) -> None:
-        """Return once both lanes are up; raise `LinkRefusedError` once refused, `LinkError` after `timeout` seconds."""
+    def wait(self, timeout: float, abort: Abort | None = None) -> None:
+        """Return once both lanes are up; raise `LinkRefusedError` once refused, `LinkError` after `timeout` seconds or by `abort`."""
+        abort = abort or Abort()
+        key = abort.add_callback(self._notify)
+        try:
+            with self._condition:
+                self._condition.wait_for(lambda: self._ready or self._refused or self._closed or abort.triggered, timeout)
+                self._check_ready(timeout, abort)
+        finally:
+            abort.remove_callback(key)
+
+    def _notify(self) -> None:
         with self._condition:
-            self._condition.wait_for(lambda: self._ready or self._refused or self._closed, timeout)
-            if self._ready:
-                return
-            if self._refused:
-                raise LinkRefusedError(f"{self.parent} at {self.url} refused {self._switch.me!r}: {self._error}")
-            if self._closed:
-                raise LinkError(f"the cell {self._switch.me!r} was stopped while it waited for {self.parent} at {self.url}")
-            raise LinkError(
-                f"{self._switch.me!r} has no link to {self.parent} at {self.url} after {timeout:g} s: "
-                f"{self._error or 'nobody answers there'}; check the address, and that the parent runs"
-            )
+            self._condition.notify_all()
+
+    def _check_ready(self, timeout: float, abort: Abort) -> None:
+        if self._ready:
+            return
+        where = f"{self.parent} at {self.url}"
+        if self._refused:
+            raise LinkRefusedError(f"{where} refused {self._switch.me!r}: {self._error}")
+        if self._closed:
+            raise LinkError(f"the cell {self._switch.me!r} was stopped while it waited for {where}")
+        if abort.triggered:
+            raise LinkError(f"{self._switch.me!r} no longer waits for {where}: {abort.reason}")
+        raise LinkError(
+            f"{self._switch.me!r} has no link to {where} after {timeout:g} s: "
+            f"{self._error or 'nobody answers there'}; check the address, and that the parent runs"
+        )
 
     def _set(self, ready: bool, error: str = "", refused: bool = False) -> None:
         with self._condition:

@@ -1,5 +1,17 @@
-"""``python -m zcell.cli`` is the `zcell` command."""
+"""The `zcell` command, also as ``python -m zcell.cli``. Invariant: it hears Ctrl-C before it imports what takes time."""
 
-from zcell.cli.main import main
+from __future__ import annotations
 
-main()
+from zcell.cli.early import end_at_once_when_interrupted
+
+
+def main() -> None:
+    """The console script."""
+    end_at_once_when_interrupted()
+    from zcell.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

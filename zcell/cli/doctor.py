@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from zcell.cli.early import raise_when_interrupted
 from zcell.cli.exits import DONE, LINK, VERIFICATION
 from zcell.cli.screen import Screen
 from zcell.limits import LEAF_BYTES, MIB
@@ -35,6 +36,7 @@ class Finding:
 
 def examine(*, json: bool) -> int:
     """Print all findings; the exit code of the first test that failed, or 0."""
+    raise_when_interrupted()
     screen = Screen(json=json)
     code = DONE
     for finding in (*_versions(), *_tests()):

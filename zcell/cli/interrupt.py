@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 
 from zcell.abort import Abort
+from zcell.cli.early import raise_when_interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,6 +30,7 @@ class Interrupts:
         self._thread = threading.Thread(target=self._run, name="zcell-interrupts", daemon=True)
 
     def __enter__(self) -> Interrupts:
+        raise_when_interrupted()
         self._ear, self._mouth = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._mouth, False)
         for number in SIGNALS:

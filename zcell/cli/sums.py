@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
+from zcell.cli.early import raise_when_interrupted
 from zcell.cli.exits import DONE, USAGE
 from zcell.cli.screen import Screen
 from zcell.digest import TreeHasher, file_digest, files_digest
@@ -27,6 +28,7 @@ class _Hasher(Protocol):
 
 def sum_paths(paths: list[str], *, flat: bool, json: bool) -> int:
     """Print the digest of each path (``-`` is standard input); the exit code."""
+    raise_when_interrupted()
     screen = Screen(json=json)
     code = DONE
     files = chain.from_iterable(_files_of(path) for path in paths)

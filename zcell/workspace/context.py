@@ -115,8 +115,8 @@ class JobContext:
     def cell(self) -> Cell:
         """The cell of the transfers, started and linked to the owner; the same one until `close`.
 
-        Raises `LinkError` naming the owner when it cannot be reached within `connect_timeout` seconds, `WorkspaceError` when
-        something is missing, `ValueError` for names that are none.
+        Raises `LinkError` naming the owner when it cannot be reached within `connect_timeout` seconds, or `abort` is triggered,
+        `WorkspaceError` when something is missing, `ValueError` for names that are none.
         """
         from zcell.cell.cell import Cell
 
@@ -129,7 +129,7 @@ class JobContext:
         cell = Cell(name, parent=self.parent_url, secret=self.secret, context=self.zmq_context, insecure=self.insecure)
         cell.start()
         try:
-            cell.wait_ready(self.connect_timeout)
+            cell.wait_ready(self.connect_timeout, self.abort)
         except LinkError as error:
             cell.stop()
             raise type(error)(f"job {self.job_id}: no link to its owner {self.owner!r}: {error}") from error

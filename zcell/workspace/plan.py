@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from zcell._native.sha256 import roots_many
@@ -59,6 +59,23 @@ def find_holdings(manifest: Manifest, places: Mapping[int, Descent], tick: Tick 
         for index, root, identity in _digest(files, tick, skip_changing=True):
             held[index] = Holding(place, root, identity)
     return held
+
+
+def count_new_hollow(manifest: Manifest, places: Iterable[Descent]) -> int:
+    """How many files without content of their own are in none of `places` as they are listed: new, though nothing travels."""
+    places = list(places)
+    hollow = (entry for entry in manifest if not entry.is_dir and not travels(entry))
+    return sum(all(_size_of(place.open_file(entry.path)) != entry.size for place in places) for entry in hollow)
+
+
+def _size_of(fd: int | None) -> int:
+    """Closes it; -1 when there is no file."""
+    if fd is None:
+        return -1
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 def same_entries(tree: ScannedTree, have: dict[int, bytes], known: dict[int, bytes], tick: Tick = lambda: None) -> set[int]:

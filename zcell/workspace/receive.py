@@ -19,7 +19,7 @@ from zcell.workspace.carry import Dropped, carry_over
 from zcell.workspace.directories import Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.meter import Meter
-from zcell.workspace.plan import Holding, find_holdings, is_small, pack_have, travels
+from zcell.workspace.plan import Holding, count_new_hollow, find_holdings, is_small, pack_have, travels
 from zcell.workspace.stage import Stage
 
 _STAGED, _KEPT, _ELSEWHERE = range(3)
@@ -50,7 +50,7 @@ class Received:
     data_bytes: int
     """Data of all files of the tree."""
     fetched_files: int
-    """Files whose content travelled; the others were held already."""
+    """Files whose content travelled, and new ones without any; the others were held already."""
     fetched_bytes: int
     dropped: int
     """Entries that were removed because the other side had removed them."""
@@ -144,6 +144,8 @@ class _Reception:
     def run(self) -> None:
         manifest, meter = self._manifest, self._meter
         wanted = {index for index, entry in enumerate(manifest) if travels(entry)}
+        places = [self.destination, self._elsewhere] if self._also_held else [self.destination]
+        self.fetched_files += count_new_hollow(manifest, places)
         self.assembly.prepare()
         meter.phase("comparing")
         held = self._find_holdings()
