@@ -78,6 +78,8 @@ class Kubelet:
         self.images = {"zcell:test"}
         self.broken_images: dict[str, str] = {}
         """Images to the waiting reason that they lead to."""
+        self.no_pods = ""
+        """Why no pod may be made, as an event then says; empty when they may."""
         self._containers: dict[str, Container] = {}
         self._kill_at: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -116,7 +118,12 @@ class Kubelet:
         if spec.get("suspend"):
             self._condition("jobs", name, "Suspended", "JobSuspended", "Job suspended")
             return
+        if _has(job, "Suspended"):
+            self._condition("jobs", name, "Suspended", "JobResumed", "Job resumed", "False")
         pods = [p for p in self._store.find("pods") if p["metadata"]["labels"].get("controller-uid") == uid]
+        if not pods and uid not in self._started and self.no_pods:
+            self._warn(job, f"Error creating: {self.no_pods}")
+            return
         if not pods and uid not in self._started:
             self._started[uid] = time.monotonic()
             self._make_pod(job)
@@ -139,6 +146,14 @@ class Kubelet:
         metadata["annotations"] = template["metadata"].get("annotations") or {}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
         self._store.create("pods", pod | {"status": {"phase": "Pending"}})
+
+    def _warn(self, job: Object, message: str) -> None:
+        name, uid = f"{job['metadata']['name']}-warning", job["metadata"]["uid"]
+        if not any(event["metadata"]["name"] == name for event in self._store.find("events")):
+            about = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": uid}
+            event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": about}
+            event |= {"type": "Warning", "reason": "FailedCreate", "message": message, "lastTimestamp": now()}
+            self._store.create("events", event)
 
     def _condition(self, kind: str, name: str, condition: str, reason: str, message: str, status: str = "True") -> None:
         def change(item: Object) -> None:
@@ -185,8 +200,8 @@ class Kubelet:
         self._store.update("pods", name, lambda p: p["status"].update(phase="Running"))
 
     def _waiting(self, pod: str, reason: str, message: str) -> None:
-        state = {"name": "job", "ready": False, "state": {"waiting": {"reason": reason, "message": message}}}
-        self._store.update("pods", pod, lambda p: p["status"].update(containerStatuses=[state]))
+        state = {"waiting": {"reason": reason, "message": message}}
+        self._store.update("pods", pod, lambda p: p["status"].update(containerStatuses=[_status(p, state)]))
 
     def _look_after(self, pod: Object, container: Container) -> None:
         name = pod["metadata"]["name"]
@@ -202,7 +217,7 @@ class Kubelet:
             def change(p: Object) -> None:
                 if p["status"].get("phase") != "Failed":
                     p["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
-                p["status"]["containerStatuses"] = [{"name": "job", "ready": False, "state": {"terminated": ended}}]
+                p["status"]["containerStatuses"] = [_status(p, {"terminated": ended})]
 
             self._store.update("pods", name, change)
         if pod["metadata"].get("deletionTimestamp"):
@@ -248,6 +263,18 @@ class Kubelet:
                 elif not item["metadata"].get("deletionTimestamp"):
                     with contextlib.suppress(Refused):
                         self.delete_pod(item["metadata"]["name"], None)
+
+
+def _status(pod: Object, state: Object) -> Object:
+    container = pod["spec"]["containers"][0]
+    return {
+        "name": container["name"],
+        "image": container["image"],
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
 
 
 def _has(item: Object, condition: str) -> bool:

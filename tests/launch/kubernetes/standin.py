@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.launch.kubernetes.kubelet import Kubelet
-from tests.launch.kubernetes.store import Object, Refused, Store
+import kubernetes
 
-_PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/default/(jobs|pods|secrets)(?:/([^/]+))?(?:/(log))?\Z")
+from tests.launch.kubernetes.kubelet import Kubelet
+from tests.launch.kubernetes.store import MODELS, Object, Refused, Store, checked
+
+_PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/default/(jobs|pods|secrets|events)(?:/([^/]+))?(?:/(log))?\Z")
 _REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -135,15 +137,21 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET" if part == "log":
                 return self.cluster.kubelet.log(name)
             case "GET":
-                return store.get(kind, name) if name else store.listed(kind, query.get("labelSelector", ""))
+                return store.get(kind, name) if name else self._list(kind, query)
             case "POST":
                 return store.create(kind, body)
             case "PATCH":
-                store.get(kind, name)
+                patched = store.get(kind, name)
+                patched["spec"] |= body["spec"]
+                checked(MODELS[kind], patched)
                 return store.update(kind, name, lambda item: item["spec"].update(body["spec"])) or {}
         return self._delete(kind, name, body)
 
+    def _list(self, kind: str, query: dict[str, str]) -> Object:
+        return self.cluster.store.listed(kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+
     def _delete(self, kind: str, name: str, body: Object) -> Object:
+        checked(kubernetes.client.V1DeleteOptions, body)
         item = self.cluster.store.get(kind, name)
         uid = (body.get("preconditions") or {}).get("uid")
         if uid is not None and uid != item["metadata"]["uid"]:
@@ -157,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/version/":
             return {"major": "1", "minor": "37", "gitVersion": "v1.37.0-stand-in"}
         if path == _REVIEW:
+            checked(kubernetes.client.V1SelfSubjectAccessReview, body)
             asked = body["spec"]["resourceAttributes"]
             denied = f"{asked['verb']} {asked['resource']}" in self.cluster.forbidden
             return body | {"status": {"allowed": not denied, "reason": "the stand-in was told so" if denied else ""}}

@@ -22,8 +22,9 @@ MODELS: dict[str, Any] = {
     "jobs": kubernetes.client.V1Job,
     "pods": kubernetes.client.V1Pod,
     "secrets": kubernetes.client.V1Secret,
+    "events": kubernetes.client.CoreV1Event,
 }
-KINDS = {"jobs": "Job", "pods": "Pod", "secrets": "Secret"}
+KINDS = {"jobs": "Job", "pods": "Pod", "secrets": "Secret", "events": "Event"}
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?\Z")
 
@@ -86,9 +87,9 @@ class Store:
         with self.changed:
             return [copy.deepcopy(o) for (k, _), o in self._objects.items() if k == kind and matches(o, selector)]
 
-    def listed(self, kind: str, selector: str) -> Object:
+    def listed(self, kind: str, selector: str, fields: str = "") -> Object:
         with self.changed:
-            items = self.find(kind, selector)
+            items = [item for item in self.find(kind, selector) if has_fields(item, fields)]
             return {
                 "kind": f"{KINDS[kind]}List",
                 "apiVersion": "v1",
@@ -143,10 +144,7 @@ def validate(kind: str, body: Object) -> None:
     """Raises `Refused` with 422 for anything that the published models, or the rules for names, do not take."""
     if body.get("kind") != KINDS[kind]:
         raise Refused(400, "BadRequest", f"a {body.get('kind')} cannot be made among the {kind}")
-    try:
-        MODELS[kind].model_validate(body)
-    except ValidationError as error:
-        raise Refused(422, "Invalid", str(error)) from error
+    checked(MODELS[kind], body)
     metadata = body["metadata"]
     if not _NAME.match(metadata.get("name") or ""):
         raise Refused(422, "Invalid", f"metadata.name: {metadata.get('name')!r}")
@@ -157,6 +155,25 @@ def validate(kind: str, body: Object) -> None:
         template = body["spec"]["template"]
         if template["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
             raise Refused(422, "Invalid", "spec.template.spec.restartPolicy: Required value")
+
+
+def has_fields(item: Object, selector: str) -> bool:
+    """A field selector, such as ``involvedObject.uid=X,type=Warning``."""
+    for path, _, wanted in (part.partition("=") for part in selector.split(",") if part):
+        value: Any = item
+        for name in path.split("."):
+            value = value.get(name) or {}
+        if value != wanted:
+            return False
+    return True
+
+
+def checked(model: Any, body: Object) -> None:
+    """Raises `Refused` with 422 for a body that the published model does not take."""
+    try:
+        model.model_validate(body)
+    except ValidationError as error:
+        raise Refused(422, "Invalid", str(error)) from error
 
 
 def matches(item: Mapping[str, Any], selector: str) -> bool:

@@ -54,9 +54,10 @@ def connect(settings: KubernetesSettings) -> tuple[Any, str]:
             namespace = chosen.get("context", {}).get("namespace") or namespace
         else:
             config.load_incluster_config(client_configuration=configuration)
-    except (config.ConfigException, OSError, ValueError) as error:
+    except Exception as error:  # a file that is no configuration fails in the client in any way
+        why = str(error) or type(error).__name__
         raise LaunchError(
-            f"the kubernetes launcher does not know how to reach a cluster: {error}; set kubeconfig and context, as for kubectl"
+            f"the kubernetes launcher does not know how to reach a cluster: {why}; set kubeconfig and context, as for kubectl"
         ) from error
     configuration.retries = False  # the launcher's own pauses count
     return kubernetes.client.ApiClient(configuration), settings.namespace or namespace
@@ -152,6 +153,11 @@ class Api:
     def list_pods(self, selector: str) -> list[dict[str, Any]]:
         """All pods with these labels."""
         return list(self._ask(self._core.list_namespaced_pod, self.namespace, label_selector=selector)["items"])
+
+    def warnings_about(self, uid: str) -> list[dict[str, Any]]:
+        """The warning events about the object with this unique id."""
+        fields = f"involvedObject.uid={uid},type=Warning"
+        return list(self._ask(self._core.list_namespaced_event, self.namespace, field_selector=fields)["items"])
 
     def list_secrets(self, selector: str) -> list[dict[str, Any]]:
         """All Secrets with these labels; launching asks for no permission to do so."""

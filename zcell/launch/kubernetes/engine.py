@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zcell.launch.kubernetes.api import Api, ApiError
 from zcell.launch.kubernetes.manifest import CONTAINER, LAUNCH, PARENT, parent_label
 from zcell.launch.kubernetes.mirror import Mirror
 from zcell.launch.kubernetes.settings import KubernetesSettings
-from zcell.launch.kubernetes.view import Trouble, trouble_of, view_of
+from zcell.launch.kubernetes.view import Trouble, no_pod_because, trouble_of, view_of
 from zcell.launch.remote.course import EngineState, EngineView, Outcome
 from zcell.launch.remote.engine import Engine
 from zcell.launch.remote.handle import RemoteHandle
@@ -23,7 +23,9 @@ log = logging.getLogger("zcell.launch.kubernetes")
 
 SYNC_TIMEOUT = 30.0
 START_LIMIT = 60.0
-"""Seconds that a container may fail to be made before its job is ended."""
+"""Seconds that a container, or a pod, may fail to be made before its job is ended."""
+WHY_INTERVAL = 2.0
+"""Seconds without a pod after which the cluster is asked why, and asked again."""
 
 
 @dataclass
@@ -36,6 +38,9 @@ class Made:
     troubled: tuple[str, float] | None = None
     """The kind of trouble its pod has, and since when."""
     hopeless: str = ""
+    asked_why: float = field(default_factory=time.monotonic)
+    """When the cluster was asked last why there is no pod; at first, when the Job was made."""
+    no_pod: Trouble | None = None
 
 
 class Mirrors:
@@ -139,10 +144,25 @@ class KubernetesEngine(Engine):
         made.pod = pod["metadata"]["name"] if pod is not None else made.pod
         view = view_of(job, pod)
         if view.state is EngineState.PENDING:
-            self._weigh(made, trouble_of(job, pod))
+            trouble = trouble_of(job, pod)
+            if trouble is None and pod is None and not job["spec"].get("suspend"):
+                trouble = self._why_no_pod(made)
+                view = replace(view, reason=trouble.text if trouble else "")
+            self._weigh(made, trouble)
             if made.hopeless:
                 return EngineView(EngineState.ENDED, outcome=Outcome(JobReturnCode.ABORTED, made.hopeless), by_engine=True)
         return view
+
+    def _why_no_pod(self, made: Made) -> Trouble | None:
+        """A Job says nothing of a pod that it may not make, but events do."""
+        now = time.monotonic()
+        if now - made.asked_why >= WHY_INTERVAL:
+            made.asked_why = now
+            try:
+                made.no_pod = no_pod_because(self.api.warnings_about(made.uid)) or made.no_pod
+            except ApiError as error:  # reading events is a permission of its own, and they only explain
+                log.debug("why a Job has no pod is not known: %s", error)
+        return made.no_pod
 
     def _weigh(self, made: Made, trouble: Trouble | None) -> None:
         """Trouble that lasts longer than its limit is an end."""
@@ -156,6 +176,8 @@ class KubernetesEngine(Engine):
             "hopeless": 0.0,
             "image": self._settings.image_limit,
             "start": START_LIMIT,
+            "refused": START_LIMIT,
+            "quota": self._settings.unschedulable_limit,
             "unschedulable": self._settings.unschedulable_limit,
         }
         if now - made.troubled[1] >= limits.get(trouble.kind, float("inf")):

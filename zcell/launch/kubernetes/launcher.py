@@ -19,6 +19,7 @@ from zcell.launch.kubernetes.manifest import (
     MANAGED_BY,
     OWNER,
     PARENT,
+    QUEUE,
     Launch,
     job_manifest,
     job_name,
@@ -135,7 +136,8 @@ class KubernetesLauncher(RemoteLauncher):
             except ApiError as error:
                 if error.status != CONFLICT:  # an answer was lost: only this launch knows the Job's unique id, which owns it
                     raise
-            self.api.start_job(metadata["name"])
+            if QUEUE not in metadata["labels"]:  # what admits the jobs of a queue starts them too
+                self.api.start_job(metadata["name"])
         except BaseException:
             self.api.delete_job(metadata["name"], metadata["uid"])
             raise

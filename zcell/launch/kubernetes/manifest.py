@@ -29,6 +29,8 @@ GROUP = 65532
 """The group that may read the Secret in the pod, when the job has no group of its own."""
 MANAGED_BY, PARENT, LAUNCH, JOB = "app.kubernetes.io/managed-by", "zcell-parent", "zcell-launch", "zcell-job"
 OWNER = "zcell-owner"
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Names the queue that admits a Job: https://kueue.sigs.k8s.io/docs/tasks/run/jobs/"""
 STOP_MARGIN = 15
 """Seconds that a pod gets beyond its job's grace: the results are brought back in them."""
 _MAX_NAME = 52
@@ -92,7 +94,7 @@ def job_manifest(name: str, launch: Launch, spec: JobSpec, settings: KubernetesS
     if "time_limit" in resources:
         quantities({"time_limit": resources["time_limit"]}, settings.gpu_resource, f"job {spec.job_id}")
         job["activeDeadlineSeconds"] = math.ceil(resources["time_limit"])
-    outer = labels | ({"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {})
+    outer = labels | ({QUEUE: settings.queue} if settings.queue else {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -38,7 +38,7 @@ OWN_SETTINGS = {
     "gpu_resource": "name of the GPU resource (default nvidia.com/gpu)",
     "queue": "name of a Kueue LocalQueue that admits the job",
     "image_limit": "seconds that pulling the image may fail before the job is ended (default 120)",
-    "unschedulable_limit": "seconds that no node may have room before the job is ended (default: it waits)",
+    "unschedulable_limit": "seconds that no node, or no quota, may have room before the job is ended (default: it waits)",
     "keep_seconds": "seconds after which the cluster removes a Job that nobody removed (default 3600)",
 }
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")

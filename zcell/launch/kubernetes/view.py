@@ -5,7 +5,7 @@ Fields and reasons as in the Kubernetes API reference and the documentation of p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Trouble:
     """Why a pod does not start."""
 
     kind: str
-    """``image``, ``start``, ``unschedulable``, ``pods`` or ``hopeless``."""
+    """``image``, ``start``, ``unschedulable``, ``suspended``, ``quota``, ``refused`` or ``hopeless``."""
     text: str
 
 
@@ -64,7 +64,7 @@ def trouble_of(job: Object, pod: Object | None) -> Trouble | None:
     if pod is None:
         for condition in _conditions(job):
             if condition.get("type") == "Suspended" and condition.get("status") == "True":
-                return Trouble("pods", "suspended: it waits to be admitted")
+                return Trouble("suspended", "suspended: it waits to be admitted")
         return None
     for status in _status(pod).get("containerStatuses") or ():
         waiting = (status.get("state") or {}).get("waiting") or {}
@@ -78,6 +78,18 @@ def trouble_of(job: Object, pod: Object | None) -> Trouble | None:
             reason, message = condition.get("reason") or "", condition.get("message") or ""
             return Trouble("unschedulable", _sentence("no node has room for it", reason, message))
     return None
+
+
+def no_pod_because(events: Iterable[Object]) -> Trouble | None:
+    """Why a Job has no pod yet, from the warnings about it; None when they do not say."""
+    failed = [event for event in events if event.get("reason") == "FailedCreate"]
+    last = max(failed, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None)
+    if last is None:
+        return None
+    message = str(last.get("message") or "")
+    if "exceeded quota" in message:
+        return Trouble("quota", _sentence("a quota leaves no room for its pod", "FailedCreate", message))
+    return Trouble("refused", _sentence("the cluster refuses its pod", "FailedCreate", message))
 
 
 def _sentence(what: str, reason: str, message: str) -> str:
