@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.launch.kubernetes.standin import StandIn
 from zcell import Cell
 from zcell.errors import LaunchError
 from zcell.launch import JobSpec
 from zcell.launch.kubernetes import KubernetesLauncher
-from zcell.launch.kubernetes.settings import KubernetesSettings, job_resources, quantities
+from zcell.launch.kubernetes.checkup import NEEDED, USEFUL
+from zcell.launch.kubernetes.settings import OWN_SETTINGS, KubernetesSettings, job_resources, quantities
+from zcell.launch.remote.launcher import COMMON_SETTINGS
 
 Make = Callable[..., KubernetesLauncher]
 
@@ -199,3 +202,18 @@ def test_a_jobs_own_resources_count_over_its_sites_over_the_launchers() -> None:
 )
 def test_resources_become_requests_and_limits(resources: dict[str, Any], amounts: dict[str, str]) -> None:
     assert quantities(resources, "nvidia.com/gpu", "job j") == amounts
+
+
+def test_every_setting_is_on_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "howto-kubernetes.md").read_text()
+    table = page.partition("## Settings")[2].partition("## How a job ends")[0]
+    missing = [name for name in (*OWN_SETTINGS, *COMMON_SETTINGS) if f"`{name}`" not in table]
+    assert not missing
+
+
+def test_the_role_on_the_page_is_what_the_doctor_asks_for() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "howto-kubernetes.md").read_text()
+    role = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    granted = {(rule["apiGroups"][0], rule["resources"][0], *rule["verbs"]) for rule in role["rules"]}
+    asked = {(group, f"{what}/{part}" if part else what, *verbs) for group, what, part, verbs in (*NEEDED, *USEFUL)}
+    assert granted == asked
