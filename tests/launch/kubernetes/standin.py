@@ -141,10 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST":
                 return store.create(kind, body)
             case "PATCH":
+                if self.headers["Content-Type"] != "application/json-patch+json":
+                    raise Refused(415, "UnsupportedMediaType", f"a patch of type {self.headers['Content-Type']}")
                 patched = store.get(kind, name)
-                patched["spec"] |= body["spec"]
+                _apply(patched, body)
                 checked(MODELS[kind], patched)
-                return store.update(kind, name, lambda item: item["spec"].update(body["spec"])) or {}
+                return store.update(kind, name, lambda item: _apply(item, body)) or {}
         return self._delete(kind, name, body)
 
     def _list(self, kind: str, query: dict[str, str]) -> Object:
@@ -211,6 +213,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _still_there(self, version: int) -> Iterator[Object]:
         """A bookmark; writing it is also how a client that has gone is noticed."""
         yield {"type": "BOOKMARK", "object": {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": str(version)}}}
+
+
+def _apply(item: Object, patch: Any) -> None:
+    """A JSON Patch (RFC 6902) of replacements only."""
+    for step in patch:
+        *path, last = step["path"].strip("/").split("/")
+        place = item
+        for key in path:
+            place = place[key]
+        if step["op"] != "replace" or last not in place:
+            raise Refused(422, "Invalid", f"the stand-in cannot do {step}")
+        place[last] = step["value"]
 
 
 @contextlib.contextmanager

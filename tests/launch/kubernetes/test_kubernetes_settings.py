@@ -217,3 +217,11 @@ def test_the_role_on_the_page_is_what_the_doctor_asks_for() -> None:
     granted = {(rule["apiGroups"][0], rule["resources"][0], *rule["verbs"]) for rule in role["rules"]}
     asked = {(group, f"{what}/{part}" if part else what, *verbs) for group, what, part, verbs in (*NEEDED, *USEFUL)}
     assert granted == asked
+
+
+@pytest.mark.parametrize("server", ["http://127.0.0.1:1", "https://[::1]:1", "https://no-such-host.invalid:6443", "10.0.0.1"])
+def test_without_a_way_to_the_cluster_there_is_no_address_on_it(tmp_path: Path, server: str) -> None:
+    clusters = [{"name": "far", "cluster": {"server": server}}]
+    launcher = KubernetesLauncher({"kubeconfig": config(tmp_path, clusters=clusters)})
+    assert launcher.api.own_address() == ""
+    launcher.close()

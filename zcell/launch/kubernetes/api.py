@@ -101,7 +101,7 @@ class Api:
         place = urlsplit(self.server)
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # to connect it sends nothing
-                way.connect((place.hostname, place.port or 443))
+                way.connect((place.hostname or "", place.port or 443))
                 address = str(way.getsockname()[0])
         except OSError:
             return ""
@@ -122,14 +122,10 @@ class Api:
 
     def start_job(self, name: str) -> dict[str, Any]:
         """Let a suspended Job make its pod."""
-        patch = {"spec": {"suspend": False}}
-        return self._ask(
-            self._batch.patch_namespaced_job,
-            name,
-            self.namespace,
-            patch,
-            _content_type="application/strategic-merge-patch+json",
-        )
+        patch = [
+            {"op": "replace", "path": "/spec/suspend", "value": False}
+        ]  # RFC 6902: every version of the client sends it as such
+        return self._ask(self._batch.patch_namespaced_job, name, self.namespace, patch)
 
     def delete_job(self, name: str, uid: str | None = None) -> None:
         """With its pods and its Secret. One that is gone is no error; with `uid`, only that very one."""
