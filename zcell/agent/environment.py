@@ -59,7 +59,10 @@ def _exported(value: Any) -> Exported | None:
 
 
 def build_pipes(settings: AgentSettings, env: Mapping[str, str] | None = None) -> tuple[Pipe | None, Pipe | None]:
-    """This process's ends. Pipes over cells share one cell, reach the parent as the launcher says, and know the job's secret."""
+    """This process's ends. Pipes over cells share one cell, reach the parent as the launcher says, and know the job's secret.
+
+    An address beyond this machine is taken where the launcher says (``ZCELL_INSECURE``) that the parent's cell insists on it.
+    """
     env = os.environ if env is None else env
     extra: dict[str, Any] = {}
     built: list[Pipe | None] = []
@@ -70,7 +73,8 @@ def build_pipes(settings: AgentSettings, env: Mapping[str, str] | None = None) -
         path, kwargs = exported
         if path == "zcell.pipe.CellPipe" and not extra:
             credentials = credentials_from_env(env)
-            extra = {"secret": credentials.link_secret} if credentials is not None else {}
+            extra = {"insecure": env.get("ZCELL_INSECURE") == "1"}
+            extra |= {"secret": credentials.link_secret} if credentials is not None else {}
             kwargs = {**kwargs, "parent": env.get("ZCELL_PARENT") or kwargs.get("parent")}
         elif path == "zcell.pipe.CellPipe":
             kwargs = {**kwargs, "parent": None}

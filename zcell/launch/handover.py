@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from zcell.cell.endpoints import is_local
 from zcell.errors import CellClosedError, LaunchError
 from zcell.fqcn import FQCN
 from zcell.launch.code import VARIABLE as CODE_VARIABLE
@@ -38,6 +39,8 @@ def hand_over(spec: JobSpec, parent: Cell, on_progress: ProgressCallback | None,
         "ZCELL_PARENT": endpoints[0],
         "ZCELL_SITE": spec.site,
     }
+    if not is_local(endpoints[0]):  # the parent insists on it, or it would not listen there
+        env["ZCELL_INSECURE"] = "1"
     if code := code_entries(spec):
         env[CODE_VARIABLE] = os.pathsep.join(code)
     token = _register_workspace(spec, parent, on_progress) if ships else ""

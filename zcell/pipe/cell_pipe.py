@@ -37,6 +37,7 @@ _ATTEMPT_TIMEOUT = 15.0  # an answer that takes longer may be lost; asking again
 _CONNECT_TIMEOUT = 30.0
 _MAX_QUEUED = 1000
 _GREETING, _ANSWER = 0, -1  # heartbeats count from 1
+_HERE = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  a cell that listens everywhere is reached here
 
 
 class CellPipe(Pipe):
@@ -47,7 +48,8 @@ class CellPipe(Pipe):
         site_name, token: together they name the pipe; both ends use the same. Neither is a secret.
         cell: a cell of this process: another pipe's `cell`, to share it, or the cell to connect below.
         parent: instead of `cell`, the endpoint of the cell to connect below, whose name is `parent_fqcn`.
-        secret, kit, insecure, limits, context: as for `Cell`, for the end's own cell; `cell`'s secret by default.
+        secret, kit, insecure, limits, context: as for `Cell`, for the end's own cell; `cell`'s secret by default, and an address
+            at which `cell` listens is taken as it is.
         pass_through_on_send: large objects stay here, and the peer's end gets `LazyRef`s that it can forward.
         connect_timeout: seconds that `open` waits for the link.
 
@@ -87,7 +89,8 @@ class CellPipe(Pipe):
             self.fqcn, self.peer_fqcn = end_name(above, label), end_name(above, peer_label)
         self._above = above
         url = parent if cell is None or is_end else _endpoint(cell)
-        options: dict[str, Any] = {"kit": kit, "insecure": insecure, "limits": limits, "context": context}
+        options: dict[str, Any] = {"kit": kit, "limits": limits, "context": context}
+        options["insecure"] = insecure or cell is not None  # whoever made `cell` has insisted on its addresses already
         options["secret"] = cell.link_secret if cell is not None and secret is None else secret
 
         def make() -> Cell:
@@ -320,4 +323,6 @@ def _endpoint(cell: Cell) -> str:
     usable = [u for u in cell.endpoints if not u.startswith("inproc:")]
     if not usable:
         raise ValueError(f"cell: {cell.fqcn} does not listen on tcp:// or ipc://, so no pipe's end can connect below it")
-    return usable[0]
+    scheme, _, place = usable[0].partition("://")
+    host, _, port = place.rpartition(":")
+    return f"{scheme}://{_HERE[host]}:{port}" if scheme == "tcp" and host in _HERE else usable[0]
