@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import secrets
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +52,79 @@ def test_the_directory_is_private_and_gone_when_both_ends_left(root: Path, passi
         assert active.send(Message.new_request("t"), 5.0)
         passive.close()
         assert root.exists()
+    assert not root.exists()
+
+
+class Turns:
+    """Lets two threads go on one step at a time, in the order given; when that is used up, as they come."""
+
+    def __init__(self, order: Iterable[str]) -> None:
+        self._order = deque(order)
+        self._changed = threading.Condition()
+        self._holder = ""
+        self._left: set[str] = set()
+
+    def before(self, function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def call(path: Path) -> Any:
+            self.step()
+            return function(path)
+
+        return call
+
+    def step(self) -> None:
+        """Let the other one go first, unless it is the caller's turn."""
+        me = threading.current_thread().name
+        with self._changed:
+            self._yield(me)
+            assert self._changed.wait_for(lambda: not self._holder and self._next() in (me, ""), 30)
+            self._holder = me
+            if self._order:
+                self._order.popleft()
+
+    def leave(self) -> None:
+        me = threading.current_thread().name
+        with self._changed:
+            self._left.add(me)
+            self._yield(me)
+
+    def _yield(self, me: str) -> None:
+        if self._holder == me:
+            self._holder = ""
+        self._changed.notify_all()
+
+    def _next(self) -> str:
+        while self._order and self._order[0] in self._left:
+            self._order.popleft()
+        return self._order[0] if self._order else ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_left_when_both_ends_leave_at_once(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Both found that nobody is there any more, and clean up step by step, in one order of many."""
+    ends = {"active": FilePipe(Mode.ACTIVE, root), "passive": FilePipe(Mode.PASSIVE, root)}
+    turns = Turns(random.Random(seed).choices(list(ends), k=40))
+
+    def clean_up(end: FilePipe) -> None:
+        try:
+            end._clean_up()
+        finally:
+            turns.leave()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FilePipe, "_clean_up", lambda _: None)
+        for end in ends.values():
+            end.open("task")
+        for end in ends.values():
+            end.close()
+    assert root.exists()
+    for method in ("iterdir", "rmdir"):
+        monkeypatch.setattr(Path, method, turns.before(getattr(Path, method)))
+    threads = [threading.Thread(target=clean_up, args=[end], name=name) for name, end in ends.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
     assert not root.exists()
 
 

@@ -119,21 +119,21 @@ class FilePipe(Pipe):
     def _clean_up(self) -> None:
         """Remove what is ours; the last end to leave, or the survivor of a dead one, removes everything.
 
-        An end that was never met is not touched: it may be about to begin, or to meet somebody else.
+        An end that was never met is not touched: it may be about to begin, or to meet somebody else. The other end may be
+        leaving in the same moment and do the same, so that each step may find it done.
         """
         try:
-            mine = (n for n in _names(self._outbox) if f"-{self._incarnation}" in n and ".taken-" not in n)
+            mine = (n for n in _names_left(self._outbox) if f"-{self._incarnation}" in n and ".taken-" not in n)
             _remove_ours(self._outbox, mine)
-            left = _names(self._inbox)
+            left = _names_left(self._inbox)
             taken = f".taken-{self._incarnation}"
             _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
             if any(self._may_be_alive(p) for n in left if (p := incarnation_of(n)) is not None):
                 return
             for box in (self._inbox, self._outbox):
-                _remove_ours(box, _names(box))
-                box.rmdir()
-            self._channel.rmdir()
-            self._root.rmdir()
+                _remove_ours(box, _names_left(box))
+            for directory in (self._inbox, self._outbox, self._channel, self._root):
+                _remove_directory(directory)
         except OSError as e:
             _log.debug("left %s in place: %s", self._channel, e)
 
@@ -406,6 +406,24 @@ def _won(path: Path, target: Path) -> bool:
 
 def _names(directory: Path) -> list[str]:
     return [entry.name for entry in directory.iterdir()]
+
+
+def _names_left(directory: Path) -> list[str]:
+    """The same of a directory that the other end may have removed."""
+    try:
+        return _names(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _remove_directory(directory: Path) -> None:
+    """Unless the other end was faster, or something that is not ours, or another channel, is in it."""
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        _log.debug("left %s in place: %s", directory, e)
 
 
 def _remove_ours(directory: Path, names: Iterable[str]) -> None:
