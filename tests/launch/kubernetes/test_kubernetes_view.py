@@ -112,6 +112,14 @@ def test_a_pod_on_its_way_is_in_no_trouble(pod: Item | None) -> None:
     assert trouble_of(JOB, pod) is None
 
 
+def test_a_job_waits_to_be_admitted_only_while_it_is_suspended() -> None:
+    suspended = job("Suspended")
+    assert trouble_of(suspended, None) is None, "the condition is of before"
+    trouble = trouble_of(suspended | {"spec": {"suspend": True}}, None)
+    assert trouble is not None
+    assert trouble.kind == "suspended"
+
+
 def event(message: str, last: str, reason: str = "FailedCreate") -> Item:
     return {"reason": reason, "message": message, "lastTimestamp": last}
 

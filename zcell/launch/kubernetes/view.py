@@ -62,10 +62,9 @@ def view_of(job: Object, pod: Object | None) -> EngineView:
 def trouble_of(job: Object, pod: Object | None) -> Trouble | None:
     """What keeps the pod from starting, None when it is only on its way."""
     if pod is None:
-        for condition in _conditions(job):
-            if condition.get("type") == "Suspended" and condition.get("status") == "True":
-                return Trouble("suspended", "suspended: it waits to be admitted")
-        return None
+        # the condition alone lags behind the launcher, which suspends a Job until its Secret is there
+        suspended = job["spec"].get("suspend") and _condition(job, "Suspended") is not None
+        return Trouble("suspended", "suspended: it waits to be admitted") if suspended else None
     for status in _status(pod).get("containerStatuses") or ():
         waiting = (status.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason") or "", waiting.get("message") or ""
