@@ -12,7 +12,7 @@ from zcell.cli.interrupt import Interrupts
 from zcell.cli.run import OWNER
 from zcell.cli.screen import Screen
 from zcell.errors import LaunchError
-from zcell.launch.checkup import Check
+from zcell.launch.checkup import Check, page_of
 from zcell.launch.selection import load_launcher
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Report:
 
     def add(self, check: Check) -> None:
         advice = f". {'Do' if check.failure else 'Note'}: {check.advice}" if check.advice else ""
-        text = f"{check.name:<26} {'ok' if check.ok else 'FAILED':<7} {check.text}{advice}"
+        said = " ".join(f"{check.text}{advice}".split())  # an engine's own words may have lines of their own
+        text = f"{check.name:<26} {'ok' if check.ok else 'FAILED':<7} {said}"
         self.screen.result("finding", text, name=check.name, ok=check.ok, text=check.text, advice=check.advice)
         self._all += 1
         self._failed += not check.ok
@@ -74,7 +75,7 @@ def _made(choice: LauncherChoice, report: Report) -> Launcher | None:
     try:
         return choice.make()
     except (LaunchError, CommandError) as error:
-        report.add(Check("settings", str(error), "usage", f"see docs/howto-{choice.name}.md, Settings"))
+        report.add(Check("settings", str(error), "usage", f"see {page_of(choice.name)}, Settings"))
         return None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zcell.abort import Abort
 from zcell.errors import LaunchError
-from zcell.launch.checkup import Check
+from zcell.launch.checkup import Check, page_of
 from zcell.launch.handle import JobHandle
 from zcell.launch.launcher import Launcher
 from zcell.launch.remote.node import Refusal
@@ -58,7 +58,7 @@ class Trial:
         self._limit, self._abort, self._note = limit, abort, note
         self._lines: list[tuple[str, bytes]] = []
         self._said = threading.Condition()
-        self._page = f"docs/howto-{launcher.name}.md, When it does not work"
+        self._page = f"{page_of(launcher.name)}, When it does not work"
 
     def checks(self) -> Iterator[Check]:
         """What was tried, as it is known. Ends early when it is aborted."""

@@ -24,3 +24,8 @@ class Check:
     @property
     def ok(self) -> bool:
         return not self.failure
+
+
+def page_of(launcher: str) -> str:
+    """Where the launcher of that name is written up."""
+    return f"docs/howto-{launcher}.md" if launcher in ("docker", "slurm", "kubernetes") else "the launcher's documentation"

@@ -197,6 +197,11 @@ def test_every_launcher_can_be_checked() -> None:
     assert [line["name"] for line in events(done.stdout, "finding")] == [n for n in ALL if n.startswith(("l", "job", "addr"))]
 
 
+def test_a_text_of_several_lines_is_told_on_one(capfd: pytest.CaptureFixture[str]) -> None:
+    Report(Screen()).add(Check("cluster", "refused:\n  by policy", "link", "ask"))
+    assert capfd.readouterr().out == f"{'cluster':<26} FAILED  refused: by policy. Do: ask\n"
+
+
 def test_a_check_that_fails_must_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="does not say what to do"):
         Check("name", "text", "link")
