@@ -197,6 +197,8 @@ def test_a_link_that_the_job_made_is_left_out_with_a_warning(workspace: Path) ->
         (["--results", ".", "ws", "--", "true"], "nor around"),
         (["--results", "file", "ws", "--", "true"], "no directory"),
         (["--results", "file/out", "ws", "--", "true"], "/file/out: not a directory"),
+        (["--results", "", "ws", "--", "true"], "name is empty"),
+        (["", "--", "true"], "name is empty"),
         (["--env", "X", "ws", "--", "true"], "NAME=VALUE"),
         (["--env", "1X=1", "ws", "--", "true"], "env"),
         (["--env", "ZCELL_OWNER=1", "ws", "--", "true"], "launcher's"),
@@ -292,6 +294,42 @@ def test_results_that_cannot_be_brought_back_are_kept_and_the_place_is_named(wor
     assert zcell("run", workspace, "--", "true").returncode == 0
     assert kept.exists(), "the next job must not sweep it away"
     shutil.rmtree(kept.parent.parent)
+
+
+def test_a_job_that_removed_its_directory_has_no_results_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
+    done = zcell("run", "--json", "--results", tmp_path / "out", workspace, "--", "sh", "-c", 'rm -r "$PWD"')
+    assert done.returncode == 4
+    (summary,) = events(done.stdout, "summary")
+    assert (summary["kept"], summary["path"]) == (None, None)
+    assert "so there are no results" in summary["reason"]
+    assert not list(Path(tempfile.gettempdir()).glob("zcell-job-*"))
+
+
+def test_results_may_go_through_a_link_that_the_user_named(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert zcell("run", "--results", tmp_path / "link", workspace, "--", "sh", "-c", "echo hi > new").returncode == 0
+    assert (tmp_path / "real/new").read_text() == "hi\n"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_what_a_killed_run_left_half_brought_back_goes_with_the_next_one(workspace: Path, tmp_path: Path) -> None:
+    dead, theirs = tmp_path / f".zcell-up-{workspace.name}-0123abcd", tmp_path / ".zcell-up-other-0123abcd"
+    for stage in (dead, theirs):
+        stage.mkdir(mode=0o700)
+        (stage / "half").write_bytes(b"x")
+    assert zcell("run", "--results", tmp_path / "out", workspace, "--", "true").returncode == 0
+    assert (dead.exists(), theirs.exists()) == (False, True)
+
+
+def test_what_was_edited_at_home_while_the_job_ran_stays(workspace: Path) -> None:
+    with running("run", "--json", workspace, "--", "sh", "-c", "echo job > data/job; echo up; sleep 60") as command:
+        started(command)
+        (workspace / "data/input").write_text("edited at home")
+        command.signal(signal.SIGINT)
+        command.finish()
+    assert (workspace / "data/input").read_text() == "edited at home"
+    assert (workspace / "data/job").read_text() == "job\n"
 
 
 def test_what_is_excluded_stays_at_home_and_is_not_removed(workspace: Path) -> None:

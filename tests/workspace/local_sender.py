@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from zcell.workspace.carry import Base
 from zcell.workspace.plan import parse_have, same_entries
 from zcell.workspace.receive import Received, receive_tree
 from zcell.workspace.scan import ScannedTree, scan_tree
@@ -55,8 +56,16 @@ class LocalSender:
             return source.read()
 
 
+def base_of(destination: Path, top: str = "job", *, having: Callable[[str], bool] = lambda path: True) -> Base:
+    """What the other side would have begun with, had it been given what `destination` holds now."""
+    scanned = scan_tree({top: destination / top}, skip_special=True).manifest if (destination / top).is_dir() else ()
+    return Base({entry.path: entry for entry in scanned if having(entry.path)}, "test")
+
+
 def transfer(source: Path, destination: Path, top: str = "job", **options: object) -> tuple[LocalSender, Received]:
-    """One whole transfer of `top` from below `source` to below `destination`."""
+    """One whole transfer of `top` from below `source` to below `destination`; `base` says what of the destination's present
+    state the source had begun with.
+    """
     fail_after = options.pop("fail_after", None)
     assert fail_after is None or isinstance(fail_after, int)
     tree = scan_tree({top: source / top})

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.workspace.local_sender import LinkLostError, LocalSender, transfer
+from tests.workspace.local_sender import LinkLostError, LocalSender, base_of, transfer
 from tests.workspace.snapshots import snapshot, write_tree
 from tests.workspace.test_sparse import write_sparse
 from zcell.errors import BundleError, WorkspaceError
@@ -151,16 +151,16 @@ def test_what_the_other_side_removed_is_removed(places: tuple[Path, Path]) -> No
     write_tree(source, {"job/a": b"1"})
     write_tree(destination, {"job/gone": b"1", "job/old/x": b"2", "job/old/mine": b"3", "job/empty": None, "job/stays": b"4"})
     dropped = {"job/gone", "job/old", "job/old/x", "job/empty"}
-    _, received = transfer(source, destination, dropped=dropped.__contains__)
+    _, received = transfer(source, destination, base=base_of(destination, having=dropped.__contains__))
     assert set(snapshot(destination)) == {"job", "job/a", "job/old", "job/old/mine", "job/stays"}
-    assert received.dropped == 4
+    assert received.dropped == 3
 
 
 def test_a_file_may_become_a_directory_and_back(places: tuple[Path, Path]) -> None:
     source, destination = places
     write_tree(source, {"job/a/b": b"1", "job/c": b"2"})
     write_tree(destination, {"job/a": b"old", "job/c/d": b"old"})
-    transfer(source, destination, dropped={"job/a", "job/c", "job/c/d"}.__contains__)
+    transfer(source, destination, base=base_of(destination))
     assert snapshot(destination) == snapshot(source)
 
 
@@ -193,7 +193,11 @@ def test_a_link_planted_in_the_destination_is_never_followed(places: tuple[Path,
     (destination / "job" / "d").symlink_to(outside / "d")
     (destination / "job" / "f").symlink_to(outside / "f")
     (destination / "job" / "same").symlink_to(outside / "f")
-    sender, _ = transfer(source, destination, dropped=lambda path: True)
+    with pytest.raises(BundleError, match=r"'job/d'.*file that never travelled"):
+        transfer(source, destination)
+    assert snapshot(outside) == before
+    (destination / "job" / "d").unlink()
+    sender, _ = transfer(source, destination)
     assert sender.have == []
     assert snapshot(outside) == before
     assert snapshot(destination) == snapshot(source)
@@ -361,7 +365,7 @@ def test_the_directory_that_the_user_works_in_stays_the_same_directory(
     write_tree(destination, {"job/a": b"old", "job/d/c": b"old", "job/gone": b"3", "job/e": b"4", "job/d/in": None})
     monkeypatch.chdir(destination / "job" / "d")
     inode = (destination / "job").stat().st_ino
-    transfer(source, destination, dropped=lambda path: True)
+    transfer(source, destination, base=base_of(destination))
     assert (destination / "job").stat().st_ino == inode
     assert snapshot(destination) == snapshot(source)
 
@@ -408,7 +412,7 @@ def test_any_tree_over_any_other_arrives_or_leaves_all_as_it_was(
         transfer(source, destination)
     except BundleError:
         assert snapshot(destination, ignore_stages=True) == before
-        transfer(source, destination, dropped=lambda path: True)
+        transfer(source, destination, base=base_of(destination))
         assert snapshot(destination) == wanted
         return
     after = snapshot(destination)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspace.local_sender import transfer
+from tests.workspace.local_sender import base_of, transfer
 from tests.workspace.snapshots import snapshot, write_tree
 from zcell.errors import WorkspaceError
 from zcell.workspace import swap
@@ -19,7 +19,7 @@ CRASHING = """
 import os, shutil, signal, subprocess, sys
 from pathlib import Path
 from zcell.workspace import stage, swap
-from tests.workspace.local_sender import transfer
+from tests.workspace.local_sender import base_of, transfer
 
 source, destination, way = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 steps = 0
@@ -48,7 +48,7 @@ for attempt in range(100):
     if child == 0:
         if way == "inside":
             os.chdir(place / "job")
-        transfer(source, place, before_install=begin, dropped=lambda path: True)
+        transfer(source, place, before_install=begin, base=base_of(place))
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         print(attempt)
@@ -84,7 +84,7 @@ def test_a_process_that_dies_at_any_step_leaves_the_old_or_the_new_tree(
         assert recovered in (old, new)
         assert not between or recovered == new
         seen.append(recovered == new)
-        transfer(source, place, dropped=lambda path: True)
+        transfer(source, place, base=base_of(place))
         assert snapshot(place) == new
     assert seen == sorted(seen)
     assert False in seen
@@ -103,7 +103,7 @@ def test_a_file_system_without_exchange_is_served_too(places: tuple[Path, Path],
         raise OSError(22, "no exchange here")
 
     monkeypatch.setattr(swap, "_rename_exchange", refuse)
-    transfer(source, destination, dropped=lambda path: True)
+    transfer(source, destination, base=base_of(destination))
     assert snapshot(destination) == snapshot(source)
 
 

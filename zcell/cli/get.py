@@ -13,7 +13,7 @@ from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret
 from zcell.digest import file_digest
-from zcell.errors import CellClosedError, ZcellError
+from zcell.errors import CellClosedError, LinkError, LinkRefusedError, ZcellError
 from zcell.limits import MIB
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zcell.download.progress import ProgressEvent
     from zcell.workspace.meter import WorkspaceProgress
 
-CONNECT_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
     with Interrupts() as interrupts, cell, screen.progress("fetching") as draw:
         leave = interrupts.abort.add_callback(lambda: cell.stop(1.0))  # ends the wait for a link at once
         try:
-            cell.wait_ready(CONNECT_TIMEOUT)
+            _connect(cell, address)
             interrupts.abort.remove_callback(leave)
             description = _describe(cell, ref, interrupts.abort)
             to.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,17 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
             return interrupts.exit_code
     _summarise(screen, fetched, seconds)
     return DONE
+
+
+def _connect(cell: Cell, address: str) -> None:
+    try:
+        cell.wait_ready(CONNECT_TIMEOUT)
+    except LinkRefusedError:
+        raise
+    except LinkError as error:
+        raise LinkError(
+            f"no sender answers at {address} for {CONNECT_TIMEOUT:g} s; does `zcell send` still run, and is this the address it printed?"
+        ) from error
 
 
 def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:

@@ -19,6 +19,14 @@ app = typer.Typer(
     help="Launch jobs that share no disk with you, ship their files, bring the results back verified.",
 )
 
+
+def _a_path(value: str) -> Path:
+    """An empty name would mean the current directory, and most likely comes from a variable that is not set."""
+    if not str(value):
+        raise typer.BadParameter("the name is empty; is a variable not set?")
+    return Path(value)
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output, and nothing else there.")]
 Exclude = Annotated[
     list[str] | None,
@@ -36,7 +44,9 @@ Listen = Annotated[
 ]
 SecretFile = Annotated[
     Path | None,
-    typer.Option("--secret-file", help="File (mode 0600) with the link secret that both sides share.", metavar="FILE"),
+    typer.Option(
+        "--secret-file", parser=_a_path, help="File (mode 0600) with the link secret that both sides share.", metavar="FILE"
+    ),
 ]
 
 
@@ -61,7 +71,8 @@ def _options(
 @reports_errors
 def run(
     workspace: Annotated[
-        Path, typer.Argument(help="Directory that is shipped; it is the job's working directory.", metavar="WORKSPACE")
+        Path,
+        typer.Argument(parser=_a_path, help="Directory that is shipped; the job's working directory.", metavar="WORKSPACE"),
     ],
     command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", metavar="COMMAND")],
     launcher: Annotated[str, typer.Option(help="What starts the job: process, docker, slurm, kubernetes.")] = "process",
@@ -70,7 +81,7 @@ def run(
     listen: Listen = None,
     insecure: Insecure = False,
     results: Annotated[
-        Path | None, typer.Option(help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
+        Path | None, typer.Option(parser=_a_path, help="Put the results here and leave WORKSPACE as it is.", metavar="DIR")
     ] = None,
     env: Annotated[list[str] | None, typer.Option(help="Variable of the command; may be repeated.", metavar="K=V")] = None,
     exclude: Exclude = None,
@@ -104,7 +115,7 @@ def run(
 @app.command(epilog=EPILOG)
 @reports_errors
 def send(
-    path: Annotated[Path, typer.Argument(help="File or directory to offer.", metavar="PATH")],
+    path: Annotated[Path, typer.Argument(parser=_a_path, help="File or directory to offer.", metavar="PATH")],
     listen: Annotated[str, typer.Option(help="Address to listen on; port 0 lets the system choose.", metavar="URL")] = (
         "tcp://127.0.0.1:0"
     ),
@@ -135,7 +146,7 @@ def send(
 def get(
     address: Annotated[str, typer.Argument(help="Where the sender listens.", metavar="ADDRESS")],
     ref: Annotated[str, typer.Argument(help="What it offers.", metavar="REF")],
-    to: Annotated[Path, typer.Option(help="Directory to put it in.", metavar="DIR")] = Path(),
+    to: Annotated[Path, typer.Option(parser=_a_path, help="Directory to put it in.", metavar="DIR")] = Path(),
     insecure: Insecure = False,
     secret_file: SecretFile = None,
     json: Json = False,

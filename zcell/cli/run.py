@@ -18,6 +18,7 @@ from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_te
 from zcell.cli.share import below
 from zcell.launch.spec import JobSpec
 from zcell.limits import MIB
+from zcell.workspace.stage import discard_stages
 
 if TYPE_CHECKING:
     from zcell.cli.choosing import LauncherChoice
@@ -118,9 +119,11 @@ def _spec(workspace: Path, command: Sequence[str], results: Path | None, env: Se
         if not equals:
             raise CommandError(USAGE, f"--env {item}: expected NAME=VALUE")
         variables[name] = value
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", workspace.resolve().name).strip("-")[:40]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", workspace.resolve().name).strip("-")[:40] or "job"
+    # what a run that was killed had half brought back; its job is gone as well, so nobody will continue it
+    discard_stages((results or workspace).resolve().parent, f"up-{stem}-" + "[0-9a-f]" * 8)
     return JobSpec(
-        job_id=f"{stem or 'job'}-{secrets.token_hex(4)}",
+        job_id=f"{stem}-{secrets.token_hex(4)}",
         command=command,
         job_directory=workspace.absolute(),
         results=results.absolute() if results is not None else None,

@@ -186,8 +186,9 @@ class ProcessHandle(JobHandle):
         self._output.end()
         self._lease.close()
         outcome = self._outcome()
-        if self._report.failure and self._report.exit_code is not None:  # it ran, and what it made is nowhere else
-            self._kept = self._scratch.workspace / self.job_id
+        directory = self._scratch.workspace / self.job_id
+        if self._report.failure and self._report.exit_code is not None and directory.is_dir():
+            self._kept = directory  # it ran, and what it made is nowhere else
             self._scratch.keep()
         else:
             self._scratch.remove()

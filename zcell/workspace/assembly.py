@@ -12,7 +12,7 @@ import os
 import stat
 
 from zcell.errors import BundleError, WorkspaceError
-from zcell.workspace.copying import copy_extents, link
+from zcell.workspace.copying import copy_extents, copy_ownership, link
 from zcell.workspace.directories import OPEN_DIRECTORY, OPEN_FILE, Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.moves import moves_of
@@ -33,7 +33,10 @@ class Assembly:
         self.manifest = manifest
         self._settled: set[int] = set()
         self._tree = Descent(stage.tree_fd, make=True)
-        self._carried: dict[str, tuple[int, int]] = {}
+        self._directories = {entry.path: (entry.mode, entry.mtime_ns) for entry in manifest if entry.is_dir}
+        """Mode and time of each at the end."""
+        self._held: dict[str, Identity] = {}
+        """The files at the destination whose content was found to be that of the entry, in the state that was looked at."""
 
     def close(self) -> None:
         """Let go of all descriptors; what is settled stays in the stage."""
@@ -76,14 +79,19 @@ class Assembly:
             if Identity.of(status) != holding.identity:
                 raise BundleError(f"{entry.path!r} changed at the destination during the transfer; try again")
             directory, name = self._tree.above(entry.path)
-            unchanged = (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns)
-            may_link = may_link and unchanged and status.st_nlink == 1
+            same_mode = status.st_mode & PERMISSION_BITS == entry.mode
+            if may_link:
+                self._held[entry.path] = holding.identity
+            mode = (
+                stat.S_IMODE(status.st_mode) if may_link and same_mode else entry.mode
+            )  # setuid and the like stay, never travel
+            may_link = may_link and same_mode and status.st_mtime_ns == entry.mtime_ns and status.st_nlink == 1
             if may_link and link(destination.above(entry.path), (directory, name), status):
                 self._settled.add(index)
                 return
             fd = self._create(entry)
             copy_extents(source, fd, status.st_size)
-            self._settle(index, fd)
+            self._settle(index, fd, mode)
         finally:
             os.close(source)
 
@@ -117,10 +125,34 @@ class Assembly:
             os.close(packed)
         part.unlink()
 
-    def carry_directory(self, path: str, status: os.stat_result) -> None:
+    def has_content_of(self, path: str, status: os.stat_result) -> bool:
+        """Whether the entry `path` was found to have the content of the file at the destination that `status` is of."""
+        return self._held.get(path) == Identity.of(status)
+
+    def unstage(self, path: str) -> None:
+        """The entry `path` does not arrive after all. A directory goes only when nothing is in it."""
+        try:
+            directory, name = self._tree.above(path)
+            if path in self._directories:
+                os.rmdir(name, dir_fd=directory)
+                del self._directories[path]
+            else:
+                os.unlink(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+
+    def keep_directory(self, path: str, there: int, status: os.stat_result, mode: int) -> None:
+        """A directory of the manifest that the destination (`there`) has too: it stays whose it is, with `mode` at the end."""
+        self._directories[path] = (mode, self._directories[path][1])
+        copy_ownership(there, self._tree.at(path), status)
+
+    def carry_directory(self, path: str, there: int | None, status: os.stat_result) -> None:
         """A directory that is not in the manifest stays, as it is at the destination."""
-        self._tree.at(path)
-        self._carried[path] = (status.st_mode & PERMISSION_BITS, status.st_mtime_ns)
+        staged = self._tree.at(path)
+        self._directories[path] = (stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+        if there is not None:
+            copy_ownership(there, staged, status)
 
     def carry_file(self, path: str, above: tuple[int, str], status: os.stat_result) -> None:
         """Something that is no directory and not in the manifest stays: as another link, or as a copy."""
@@ -142,7 +174,7 @@ class Assembly:
         for index, entry in enumerate(self.manifest):
             if not entry.is_dir and index not in self._settled:
                 raise BundleError(f"{entry.path!r} is in the manifest but never arrived")
-        directories = self._carried | {e.path: (e.mode, e.mtime_ns) for e in self.manifest if e.is_dir}
+        directories = self._directories
         tops = [path for path in directories if "/" not in path]
         moves = [move for top in tops for move in moves_of(self._tree, destination, top, directories)]
         moved = {move.name for move in moves}
@@ -161,7 +193,7 @@ class Assembly:
             try:
                 copy_extents(source, fd, status.st_size)
                 os.utime(fd, ns=(status.st_mtime_ns, status.st_mtime_ns))
-                os.fchmod(fd, status.st_mode & PERMISSION_BITS)
+                os.fchmod(fd, stat.S_IMODE(status.st_mode))
             finally:
                 os.close(fd)
         finally:
@@ -175,17 +207,18 @@ class Assembly:
             os.unlink(name, dir_fd=directory)
             return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
 
-    def _settle(self, index: int, fd: int) -> None:
-        """Check size and kind of an open file in its place, give it mode and time, close it."""
+    def _settle(self, index: int, fd: int, mode: int | None = None) -> None:
+        """Check size and kind of an open file in its place, give it mode (the entry's) and time, close it."""
         entry = self.manifest.entries[index]
+        mode = entry.mode if mode is None else mode
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
                 raise BundleError(f"{entry.path!r} has {status.st_size} bytes, its manifest announces {entry.size}")
             if status.st_mtime_ns != entry.mtime_ns:
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-            if stat.S_IMODE(status.st_mode) != entry.mode:
-                os.fchmod(fd, entry.mode)
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.fchmod(fd, mode)
         finally:
             os.close(fd)
         self._settled.add(index)

@@ -85,3 +85,18 @@ def _copy(source: int, from_offset: int, target: int, to_offset: int, length: in
         if not count:
             raise BundleError("a file became shorter while it was copied")
         from_offset, to_offset, length = from_offset + count, to_offset + count, length - count
+
+
+def copy_ownership(source: int, target: int, status: os.stat_result) -> None:
+    """Give the open directory `target` owner, group and extended attributes (hence access lists) of `source`, as far as allowed."""
+    new = os.fstat(target)
+    if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
+        try:
+            os.fchown(target, status.st_uid, status.st_gid)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.fchown(target, -1, status.st_gid)
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(source):
+            with contextlib.suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))

@@ -7,7 +7,7 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from zcell.fqcn import FQCN
 from zcell.message import Reply
 from zcell.workspace.context import LOCAL, bootstrap_name, check_job_id
 from zcell.workspace.limits import WorkspaceLimits
+from zcell.workspace.manifest import Entry
 from zcell.workspace.meter import Direction, Meter, ProgressCallback
 from zcell.workspace.offers import TreeOffer
 from zcell.workspace.patterns import Excludes
@@ -69,11 +70,15 @@ class JobPlaces:
         else:
             assert root is not None
             where = root / job_id
-        results = where if results is None else results.parent.resolve() / results.name
+        results = where if results is None else results.resolve()
         return cls(local=None if root is None else root / LOCAL, job_directory=where, results=results)
 
     def check_writable(self) -> None:
         """Raises `PermissionError` or `NotADirectoryError` when results could not be put in place: said now, not after hours."""
+        if self.results.exists() and not self.results.is_dir():
+            raise NotADirectoryError(
+                errno.ENOTDIR, f"results cannot go to {self.results}: it is no directory", str(self.results)
+            )
         there = self.results.parent
         while not there.exists():
             there = there.parent
@@ -120,8 +125,8 @@ class Job:
         self.on_results = on_results
         self.preparation: Preparation | None = None
         self.publications: dict[str, Publication] = {}
-        self.shipped: frozenset[str] = frozenset()
-        """Paths of the manifest that the job was given: what it may remove by not sending it back."""
+        self.shipped: Mapping[str, Entry] = {}
+        """What the job was given: only what differs from it in the results did the job change, or remove."""
         self.removed = False
         """Its token is void, and what runs for it ends."""
         self.given_up = False

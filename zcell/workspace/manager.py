@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zcell.errors import BundleError, DownloadError, WorkspaceError
 from zcell.message import Reply, Request, ReturnCode, make_reply
 from zcell.workspace.asking import CHANNEL, PREPARE, PUBLISH, patient_answer
+from zcell.workspace.carry import Base
 from zcell.workspace.context import IDLE_TIMEOUT
 from zcell.workspace.jobs import Job, JobPlaces, Preparation, Publication
 from zcell.workspace.limits import WorkspaceLimits
@@ -276,7 +277,7 @@ class WorkspaceManager:
             current = not preparation.replaced
             if current:
                 preparation.offer = offer
-                job.shipped = frozenset(entry.path for entry in tree.manifest)
+                job.shipped = {e.path: e for e in tree.manifest if not job.excludes.covers(e.path)}
         if not current:
             offer.close()
             return _unknown(job.job_id) if job.removed else _replaced(job.job_id)
@@ -343,7 +344,7 @@ class WorkspaceManager:
             remote,
             names={job.job_id: places.results.name},
             also_held=None if back_home else {job.job_id: places.job_directory},
-            dropped=lambda path: back_home and path in job.shipped and not job.excludes.covers(path),
+            base=Base(job.shipped, job.job_id) if back_home else None,
             meter=meter,
             before_install=lambda: _check_wanted(job, publication),
         )

@@ -5,6 +5,7 @@ How the bytes come is the sender's business (`Sender`); what is checked, kept, d
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +16,14 @@ from typing import Protocol
 from zcell.digest import Digest
 from zcell.errors import BundleError, WorkspaceError
 from zcell.workspace.assembly import Assembly
-from zcell.workspace.carry import Dropped, carry_over
+from zcell.workspace.carry import Base, carry_over
 from zcell.workspace.directories import Descent
 from zcell.workspace.manifest import Entry, Manifest
 from zcell.workspace.meter import Meter
 from zcell.workspace.plan import Holding, count_new_hollow, find_holdings, is_small, pack_have, travels
 from zcell.workspace.stage import Stage
+
+log = logging.getLogger("zcell.workspace.receive")
 
 _STAGED, _KEPT, _ELSEWHERE = range(3)
 
@@ -54,6 +57,8 @@ class Received:
     fetched_bytes: int
     dropped: int
     """Entries that were removed because the other side had removed them."""
+    conflicts: int
+    """Entries that both sides had changed; this side's versions were kept, under another name where the other's arrived."""
     seconds: float
 
     def to_dict(self) -> dict[str, object]:
@@ -70,15 +75,15 @@ def receive_tree(
     *,
     names: Mapping[str, str] | None = None,
     also_held: Mapping[str, Path] | None = None,
-    dropped: Dropped = lambda path: False,
+    base: Base | None = None,
     meter: Meter | None = None,
     before_install: Callable[[], None] = lambda: None,
 ) -> Received:
     """Bring the tree of `manifest` below the directory `parent`, by way of the stage `label`.
 
     `names` says which top directories of the manifest have another name there; `also_held` where else, by top directory, the
-    content of files may be found (it is copied). What is there and not in the manifest is kept, unless `dropped(path)`.
-    `before_install` may still raise to call it off. A refusal (`BundleError`) removes the stage; after any other error the
+    content of files may be found (it is copied). What is there and not in the manifest is kept; with `base` the two are merged
+    (see `carry`). `before_install` may still raise to call it off. A refusal (`BundleError`) removes the stage; after any other error the
     next call continues with what has arrived.
     """
     started = time.monotonic()
@@ -87,7 +92,7 @@ def receive_tree(
         try:
             with _Reception(stage, manifest, sender, meter, names or {}, also_held or {}) as reception:
                 reception.run()
-                gone = carry_over(reception.assembly, reception.destination, dropped, meter.tick)
+                carried = carry_over(reception.assembly, reception.destination, base, meter.tick)
                 moves = reception.assembly.finish(reception.destination)
             before_install()
             meter.phase("installing")
@@ -106,9 +111,21 @@ def receive_tree(
         data_bytes=manifest.data_bytes,
         fetched_files=reception.fetched_files,
         fetched_bytes=reception.fetched_bytes,
-        dropped=gone,
+        dropped=carried.dropped,
+        conflicts=_tell_conflicts(parent, names or {}, carried.conflicts),
         seconds=time.monotonic() - started,
     )
+
+
+def _tell_conflicts(parent: Path, names: Mapping[str, str], conflicts: Mapping[str, str]) -> int:
+    for path, kept in conflicts.items():
+        top, _, below = path.partition("/")
+        here = parent / names.get(top, top) / below
+        if kept == path:
+            log.warning("%s was changed here while the other side removed it: it stays", here)
+        else:
+            log.warning("%s was changed here and on the other side: what was here is now %s", here, kept.rpartition("/")[2])
+    return len(conflicts)
 
 
 class _Reception:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import hashlib
 import logging
 import os
@@ -182,3 +183,14 @@ def discard_stage(parent: Path, label: str) -> None:
     if os.path.lexists(parent / stage_name(label)):
         with contextlib.suppress(WorkspaceError), Stage(parent, label) as stage:
             stage.discard()
+
+
+def discard_stages(parent: Path, pattern: str) -> None:
+    """Remove the stages whose labels match `pattern` (as in `fnmatch`), except those that somebody holds or had begun to install."""
+    if not parent.is_dir():
+        return
+    with os.scandir(parent) as listing:
+        labels = [entry.name.removeprefix(PREFIX) for entry in listing if entry.name.startswith(PREFIX)]
+    for label in labels:
+        if fnmatch.fnmatchcase(label, pattern) and not os.path.lexists(parent / stage_name(label) / COMMIT):
+            discard_stage(parent, label)
