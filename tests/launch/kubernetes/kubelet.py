@@ -105,7 +105,7 @@ class Kubelet:
                 self._job(job)
             for pod in self._store.find("pods"):
                 self._pod(pod)
-            self._collect()
+            self.collect()
             with self._store.changed:
                 self._store.changed.wait(0.02)
 
@@ -251,18 +251,20 @@ class Kubelet:
 
     # the garbage collector
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Remove what belongs to Jobs that are gone."""
+        # an owner is there before what it owns, so it is looked for after it: else a Job made in between would count as gone
+        owned = [(kind, item) for kind in ("secrets", "pods") for item in self._store.find(kind)]
         alive = {job["metadata"]["uid"] for job in self._store.find("jobs")}
-        for kind in ("secrets", "pods"):
-            for item in self._store.find(kind):
-                owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}
-                if not owners or owners & alive:
-                    continue
-                if kind == "secrets":
-                    self._store.remove(kind, item["metadata"]["name"])
-                elif not item["metadata"].get("deletionTimestamp"):
-                    with contextlib.suppress(Refused):
-                        self.delete_pod(item["metadata"]["name"], None)
+        for kind, item in owned:
+            owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}
+            if not owners or owners & alive:
+                continue
+            if kind == "secrets":
+                self._store.remove(kind, item["metadata"]["name"])
+            elif not item["metadata"].get("deletionTimestamp"):
+                with contextlib.suppress(Refused):
+                    self.delete_pod(item["metadata"]["name"], None)
 
 
 def _status(pod: Object, state: Object) -> Object:
