@@ -200,6 +200,28 @@ def test_an_address_that_others_reach_needs_a_secret_of_its_own(tmp_path: Path) 
         assert zcell(*words, "--to", "here", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_file_is_refused_where_a_directory_has_its_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x" * 100_000)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "here").mkdir()
+    if kind == "link":
+        (tmp_path / "here/model.bin").symlink_to(elsewhere)
+    else:
+        (tmp_path / "here/model.bin").mkdir()
+    with running("send", "model.bin", cwd=tmp_path) as sender:
+        words = get_words(sender)
+        done = zcell(*words, "--to", "here", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "here/model.bin is a directory" in done.stderr.decode()
+        assert [path.name for path in (tmp_path / "here").rglob("*")] == ["model.bin"]
+        assert not list(elsewhere.iterdir())
+        assert zcell(*words, "--to", "there", cwd=tmp_path).returncode == 0, "the sender was not told that it is done"
+        assert sender.finish()[0] == 0
+    assert "1 of 1 receivers have confirmed" in sender.errors
+
+
 def test_what_is_not_there_cannot_be_sent(tmp_path: Path) -> None:
     done = zcell("send", tmp_path / "missing")
     assert done.returncode == 2

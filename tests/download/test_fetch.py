@@ -6,6 +6,7 @@ import asyncio
 import io
 import random
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,47 @@ def test_an_existing_file_is_replaced_only_by_the_whole_new_one(pair: Pair, tmp_
     ref = pair.owner.downloads.transaction().add_bytes(b"new")
     pair.receiver.downloads.fetch_file("server", ref, target)
     assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("taken_by", ["directory", "link"])
+def test_the_last_step_goes_neither_into_a_directory_nor_through_a_link(pair: Pair, tmp_path: Path, taken_by: str) -> None:
+    target, elsewhere = tmp_path / "to" / "target", tmp_path / "elsewhere"
+    target.parent.mkdir()
+    elsewhere.mkdir()
+
+    def pieces() -> Iterator[bytes]:
+        yield content(CHUNK + 1)
+        if taken_by == "directory":  # asked for only when the destination was looked at
+            target.mkdir()
+        else:
+            target.symlink_to(elsewhere)
+
+    tx = pair.owner.downloads.transaction(receivers=1)
+    ref = tx.add_stream(pieces())
+    if taken_by == "directory":
+        with pytest.raises(DownloadError, match="target is a directory") as failure:
+            pair.receiver.downloads.fetch_file("server", ref, target, idle_timeout=10)
+        assert failure.value.reason == "sink_failed"
+        assert not list(target.iterdir())
+        assert not tx.statistics().confirmed
+    else:
+        pair.receiver.downloads.fetch_file("server", ref, target, idle_timeout=10)
+        assert not target.is_symlink()
+        assert target.read_bytes() == content(CHUNK + 1)
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("taken_by", ["directory", "link"])
+def test_the_owners_name_is_not_used_where_a_directory_has_it(pair: Pair, tmp_path: Path, taken_by: str) -> None:
+    elsewhere, to = tmp_path / "elsewhere", tmp_path / "to"
+    elsewhere.mkdir()
+    to.mkdir()
+    (to / "model").symlink_to(elsewhere) if taken_by == "link" else (to / "model").mkdir()
+    ref = pair.owner.downloads.transaction().add_bytes(b"x", name="model")
+    with pytest.raises(DownloadError, match="model is a directory"):
+        pair.receiver.downloads.fetch_file("server", ref, to)
+    assert [path.name for path in to.rglob("*")] == ["model"]
+    assert not list(elsewhere.iterdir())
 
 
 def test_several_refs_are_fetched_at_once(pair: Pair, tmp_path: Path) -> None:

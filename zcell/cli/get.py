@@ -13,6 +13,7 @@ from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret
 from zcell.digest import file_digest
+from zcell.download.staging import FileSink
 from zcell.errors import CellClosedError, LinkError, LinkRefusedError, ZcellError
 from zcell.limits import MIB
 
@@ -73,6 +74,8 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
             _connect(cell, address)
             interrupts.abort.remove_callback(leave)
             description = _describe(cell, ref, interrupts.abort)
+            if description["kind"] == FILE:
+                _refuse_directory(to / description["name"])
             to.mkdir(parents=True, exist_ok=True)
             started = True
             start = time.monotonic()
@@ -117,10 +120,19 @@ def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
     return dict(found)
 
 
+def _refuse_directory(target: Path) -> None:
+    """Nothing of a file is fetched when its name is taken by a directory, or a link to one."""
+    if target.is_dir():
+        raise CommandError(
+            USAGE, f"{target} is a directory, and the sender offers a file of that name; move it away, or give another --to"
+        )
+
+
 def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
     target = to / description["name"]
     continued = target.with_name(f"{target.name}.part.journal").exists()
-    cell.downloads.fetch_file(SENDER, ref, target, progress=drawing.of_file, abort=abort)
+    sink = FileSink(target, resume=True, exact=True)
+    cell.downloads.fetch_into_future(SENDER, ref, sink, progress=drawing.of_file, abort=abort).result()
     digest = file_digest(target)
     return Fetched(target, 1, digest.length, str(digest), continued)
 

@@ -36,12 +36,13 @@ def boot_id() -> bytes:
 class FileSink:
     """Fetches to `to`: a file name, or an existing directory in which the owner's name for the object is used.
 
-    `resume=False` forgets what an earlier try left.
+    `resume=False` forgets what an earlier try left. With `exact` `to` is the name of the file, and a directory there is refused.
     """
 
-    def __init__(self, to: Path, *, resume: bool) -> None:
+    def __init__(self, to: Path, *, resume: bool, exact: bool = False) -> None:
         self._to = to
         self._resume = resume
+        self._exact = exact
         self._part_fd = -1
         self._journal_fd = -1
         self._check = b""
@@ -94,10 +95,10 @@ class FileSink:
 
     def _final_path(self, name: str, ref_id: str) -> Path:
         path = self._to
-        if path.is_dir():
+        if not self._exact and path.is_dir():
             path = path / _safe_name(name, ref_id)
-            if path.is_dir():
-                raise SinkError(f"{path} is a directory; give a file name for the object")
+        if path.is_dir():
+            raise _directory_at(path)
         if not path.parent.is_dir():
             raise SinkError(f"directory {path.parent} does not exist; create it first")
         return path
@@ -183,7 +184,10 @@ class FileSink:
     def publish(self, size: int) -> bool:
         if os.fstat(self._part_fd).st_size != size:
             os.ftruncate(self._part_fd, size)
-        self._part.replace(self.path)
+        try:
+            self._part.replace(self.path)  # that very name: a link there is replaced, a directory refuses
+        except IsADirectoryError:
+            raise _directory_at(self.path) from None
         self._journal_path.unlink(missing_ok=True)
         self.close()
         return True
@@ -194,6 +198,10 @@ class FileSink:
         for fd in (part_fd, journal_fd):  # the lock goes last
             if fd >= 0:
                 os.close(fd)
+
+
+def _directory_at(path: Path) -> SinkError:
+    return SinkError(f"{path} is a directory; give the file another name, or move the directory away")
 
 
 def _continues(old: JournalHeader, new: JournalHeader) -> bool:
