@@ -256,6 +256,27 @@ def test_links_planted_at_the_destination_are_not_followed(tcp_pair: Pair, tmp_p
     assert victim.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("name", ["f.part", "f.part.journal"])
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+def test_what_is_in_the_way_of_the_part_is_named_and_no_journal_is_left(
+    tcp_pair: Pair, tmp_path: Path, name: str, kind: str
+) -> None:
+    to = tmp_path / "to"
+    to.mkdir()
+    in_the_way = to / name
+    if kind == "directory":
+        in_the_way.mkdir()
+    elif kind == "link":
+        in_the_way.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(in_the_way)
+    ref = tcp_pair.owner.downloads.transaction().add_bytes(b"x" * 100)
+    with pytest.raises(DownloadError, match=f"{name} is in the way") as failure:
+        tcp_pair.receiver.downloads.fetch_file("server", ref, to / "f")
+    assert failure.value.reason == "sink_failed"
+    assert names_in(to) == [name]
+
+
 FULL_DISK = """
     import resource, signal, sys
     from zcell import Cell

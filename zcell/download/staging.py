@@ -7,9 +7,11 @@ back may be missing, so the chunks are hashed again before they are believed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from zcell.protocol.transfer.journal import HEADER_BYTES, Journal, JournalHeader
 from zcell.protocol.transfer.messages import Description
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def boot_id() -> bytes:
@@ -60,7 +62,7 @@ class FileSink:
         self._part = self.path.with_name(self.path.name + ".part")
         self._journal_path = self.path.with_name(self.path.name + ".part.journal")
         self._lock_journal()
-        self._part_fd = os.open(self._part, _FLAGS, 0o666)
+        self._part_fd = self._open_part()
         header = JournalHeader(
             description.chunk_bytes,
             description.size,
@@ -103,9 +105,18 @@ class FileSink:
             raise SinkError(f"directory {path.parent} does not exist; create it first")
         return path
 
+    def _open_part(self) -> int:
+        """Open the part file; when that is refused, no journal is left that was not there before."""
+        try:
+            return _open_regular(self._part, 0o666)
+        except (SinkError, OSError):
+            if not os.fstat(self._journal_fd).st_size:
+                self._journal_path.unlink(missing_ok=True)
+            raise
+
     def _lock_journal(self) -> None:
         while True:
-            fd = os.open(self._journal_path, _FLAGS, 0o600)
+            fd = _open_regular(self._journal_path, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink:
@@ -198,6 +209,20 @@ class FileSink:
         for fd in (part_fd, journal_fd):  # the lock goes last
             if fd >= 0:
                 os.close(fd)
+
+
+def _open_regular(path: Path, mode: int) -> int:
+    """Open or make a file for an unfinished download. Raises `SinkError` for what is no regular file: it is never followed."""
+    try:
+        fd = os.open(path, _FLAGS, mode)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    raise SinkError(f"{path} is in the way: an unfinished download needs that name, and it is no regular file; move it away")
 
 
 def _directory_at(path: Path) -> SinkError:
