@@ -11,6 +11,8 @@ import pytest
 
 from tests.cli.commands import Running, events, json_lines, running, zcell
 from tests.eventually import eventually
+from zcell import Cell
+from zcell.cli.share import CHANNEL, DESCRIBE, FILE, SENDER
 from zcell.digest import Digest, file_digest
 
 BIG_BYTES = 384 * 1024 * 1024
@@ -84,6 +86,33 @@ def test_a_directory_goes_with_modes_and_empty_directories_and_only_changes_go_a
         assert (here / "a").stat().st_mode & 0o777 == 0o755
         contents["sub/19.txt"] = os.urandom(19_000)
         (tmp_path / "data/sub/19.txt").write_bytes(contents["sub/19.txt"])
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o755, 0o755), (0o4711, 0o711), (0o600, 0o600), (0o666, 0o666)])
+def test_a_file_keeps_its_permission_bits_and_its_time(tmp_path: Path, mode: int, expected: int) -> None:
+    source = tmp_path / "tool"
+    source.write_bytes(b"#!/bin/sh\n")
+    source.chmod(mode)
+    os.utime(source, ns=(1_234_567_890_123_456_789, 1_234_567_890_123_456_789))
+    with running("send", "tool", cwd=tmp_path) as sender:
+        assert zcell(*get_words(sender), "--to", "here", cwd=tmp_path).returncode == 0
+        assert sender.finish()[0] == 0
+    found = (tmp_path / "here/tool").stat()
+    assert found.st_mode & 0o7777 == expected
+    assert found.st_mtime_ns == source.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(
+    "lie", [{"mode": 0o4755}, {"mode": -1}, {"mode": "755"}, {"mode": True}, {"mtime_ns": 1 << 63}, {"mtime_ns": 1.5}]
+)
+def test_attributes_that_a_sender_makes_up_are_refused(tmp_path: Path, lie: dict[str, object]) -> None:
+    with Cell(SENDER, listen=["tcp://127.0.0.1:0"]) as cell:
+        ref = cell.downloads.transaction().add_bytes(b"x")
+        cell.register(CHANNEL, DESCRIBE, lambda _request: {"kind": FILE, "name": "f", "bytes": 1, "offer": ref.id} | lie)
+        done = zcell("get", cell.endpoints[0], ref.id, "--to", tmp_path / "here")
+    assert done.returncode == 4
+    assert next(iter(lie)) in done.stderr.decode()
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from zcell.workspace.meter import WorkspaceProgress
 
 CONNECT_TIMEOUT = 15.0
+_MAX_TIME_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _connect(cell: Cell, address: str) -> None:
 
 
 def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
-    """What the sender says about `ref`, checked: kind, name, and the id of a tree."""
+    """What the sender says about `ref`, checked: kind, name, the id of a tree, mode and mtime_ns of a file if it tells them."""
     reply = cell.request(SENDER, CHANNEL, DESCRIBE, ref, timeout=CONNECT_TIMEOUT, abort=abort)
     reply.raise_for_rc()
     found: Any = reply.payload
@@ -117,6 +119,10 @@ def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
     name = found.get("name")
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > 240:
         raise CommandError(TRANSFER, f"the sender offers something under the name {name!r}, which is no plain file name")
+    for field, low, high in (("mode", 0, 0o777), ("mtime_ns", -_MAX_TIME_NS, _MAX_TIME_NS)):
+        value = found.get(field)
+        if value is not None and (type(value) is not int or not low <= value <= high):
+            raise CommandError(TRANSFER, f"the sender's {field} of {name!r} is {str(value)[:50]}, expected {low} to {high}")
     return dict(found)
 
 
@@ -131,7 +137,10 @@ def _refuse_directory(target: Path) -> None:
 def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
     target = to / description["name"]
     continued = target.with_name(f"{target.name}.part.journal").exists()
-    sink = FileSink(target, resume=True, exact=True)
+    mode = description.get("mode")
+    if mode is not None:
+        mode |= stat.S_IRUSR  # who fetched it can read it, and go on with it
+    sink = FileSink(target, resume=True, exact=True, mode=mode, mtime_ns=description.get("mtime_ns"))
     cell.downloads.fetch_into_future(SENDER, ref, sink, progress=drawing.of_file, abort=abort).result()
     digest = file_digest(target)
     return Fetched(target, 1, digest.length, str(digest), continued)

@@ -32,6 +32,8 @@ class Offer(Protocol):
     offer_id: str
     """What the transfer itself asks for."""
     size_bytes: int
+    attributes: dict[str, int]
+    """What a receiver sets on the whole besides its content."""
 
     def withdraw(self) -> None:
         """End it. Idempotent."""
@@ -53,6 +55,8 @@ class FileOffer:
             progress(event.receiver, event.bytes_done, event.bytes_total or 0)
 
         self._transaction = cell.downloads.transaction(receivers=receivers, idle_timeout=PATIENCE, progress=tell)
+        found = path.stat()
+        self.attributes = {"mode": found.st_mode & 0o777, "mtime_ns": found.st_mtime_ns}
         ref = self._transaction.add_file(path, ref_id=secrets.token_hex(16))  # hexadecimal: never taken for an option
         self.ref = self.offer_id = str(ref.id)
         self.size_bytes: int = ref.size or 0
@@ -86,6 +90,7 @@ class DirectoryOffer:
         self.ref = secrets.token_hex(16)
         self.offer_id = self._tree.id
         self.size_bytes = sum(entry.data_bytes for entry in self._tree.tree.manifest)
+        self.attributes = {}  # the manifest has them
         self._expected = receivers
         self._have: set[str] = set()
         self._withdrawn = False

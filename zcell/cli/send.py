@@ -88,6 +88,7 @@ def send_path(
 def _offer(cell: Cell, path: Path, receivers: int, progress: Receivers, selection: tuple[Sequence[str], bool]) -> Offer:
     offer = _choose(cell, path, receivers, progress, selection)
     description = {"kind": offer.kind, "name": path.resolve().name, "bytes": offer.size_bytes, "offer": offer.offer_id}
+    description |= offer.attributes
     cell.register(CHANNEL, DESCRIBE, lambda request: description if request.payload == offer.ref else None)
     return offer
 

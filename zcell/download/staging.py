@@ -7,6 +7,7 @@ back may be missing, so the chunks are hashed again before they are believed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -26,6 +27,8 @@ from zcell.protocol.transfer.messages import Description
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+_UNFINISHED_MODE = 0o600
+
 
 def boot_id() -> bytes:
     """What identifies this run of the host's kernel; b"" where it cannot be told, which means: hash again."""
@@ -39,12 +42,17 @@ class FileSink:
     """Fetches to `to`: a file name, or an existing directory in which the owner's name for the object is used.
 
     `resume=False` forgets what an earlier try left. With `exact` `to` is the name of the file, and a directory there is refused.
+    `mode` (permission bits) and `mtime_ns` (since 1970) are those of the complete file; until then one with a mode is the owner's.
     """
 
-    def __init__(self, to: Path, *, resume: bool, exact: bool = False) -> None:
+    def __init__(
+        self, to: Path, *, resume: bool, exact: bool = False, mode: int | None = None, mtime_ns: int | None = None
+    ) -> None:
         self._to = to
         self._resume = resume
         self._exact = exact
+        self._mode = mode
+        self._mtime_ns = mtime_ns
         self._part_fd = -1
         self._journal_fd = -1
         self._check = b""
@@ -108,7 +116,7 @@ class FileSink:
     def _open_part(self) -> int:
         """Open the part file; when that is refused, no journal is left that was not there before."""
         try:
-            return _open_regular(self._part, 0o666)
+            return _open_regular(self._part, 0o666 if self._mode is None else _UNFINISHED_MODE)
         except (SinkError, OSError):
             if not os.fstat(self._journal_fd).st_size:
                 self._journal_path.unlink(missing_ok=True)
@@ -195,13 +203,23 @@ class FileSink:
     def publish(self, size: int) -> bool:
         if os.fstat(self._part_fd).st_size != size:
             os.ftruncate(self._part_fd, size)
+        self._stamp()
         try:
             self._part.replace(self.path)  # that very name: a link there is replaced, a directory refuses
-        except IsADirectoryError:
-            raise _directory_at(self.path) from None
+        except OSError as error:
+            if self._mode is not None:
+                os.fchmod(self._part_fd, _UNFINISHED_MODE)  # so that the next try can go on with it
+            raise _directory_at(self.path) if isinstance(error, IsADirectoryError) else error from None
         self._journal_path.unlink(missing_ok=True)
         self.close()
         return True
+
+    def _stamp(self) -> None:
+        if self._mtime_ns is not None:
+            os.utime(self._part_fd, ns=(self._mtime_ns, self._mtime_ns))
+        if self._mode is not None:
+            with contextlib.suppress(PermissionError):  # a file system that has no modes
+                os.fchmod(self._part_fd, self._mode)
 
     def close(self) -> None:
         part_fd, self._part_fd = self._part_fd, -1
