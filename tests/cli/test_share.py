@@ -251,6 +251,17 @@ def test_a_file_is_refused_where_a_directory_has_its_name(tmp_path: Path, kind: 
     assert "1 of 1 receivers have confirmed" in sender.errors
 
 
+@pytest.mark.parametrize("name", [b"bad\xff", b"x" * 241], ids=["no UTF-8", "too long"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_name_that_cannot_travel_is_refused_at_once(tmp_path: Path, name: bytes, kind: str) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.mkdir() if kind == "directory" else path.write_bytes(b"x")
+    done = zcell("send", path.name, cwd=tmp_path)
+    assert done.returncode == 5
+    assert not done.stdout
+    assert b"nothing can travel under the name" in done.stderr
+
+
 def test_what_is_not_there_cannot_be_sent(tmp_path: Path) -> None:
     done = zcell("send", tmp_path / "missing")
     assert done.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -71,6 +72,15 @@ def test_a_directory_as_destination_takes_the_owners_name(pair: Pair, tmp_path: 
     (tmp_path / "to").mkdir()
     ref = pair.owner.downloads.transaction().add_file(source)
     assert pair.receiver.downloads.fetch_file("server", ref, tmp_path / "to") == tmp_path / "to" / "model.bin"
+
+
+def test_a_file_whose_name_is_no_utf8_travels(pair: Pair, tmp_path: Path) -> None:
+    source = write(tmp_path / os.fsdecode(b"bad\xff"), 5)
+    (tmp_path / "to").mkdir()
+    ref = pair.owner.downloads.transaction().add_file(source)
+    path = pair.receiver.downloads.fetch_file("server", ref, tmp_path / "to")
+    assert path == tmp_path / "to" / "bad\N{REPLACEMENT CHARACTER}"
+    assert path.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["../evil", "..", ".", "a/b", "x" * 250, "nul\0"])

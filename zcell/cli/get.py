@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
-from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret
+from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret, name_fault
 from zcell.digest import file_digest
 from zcell.download.staging import FileSink
 from zcell.errors import CellClosedError, LinkError, LinkRefusedError, ZcellError
@@ -117,8 +117,9 @@ def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("kind") not in (FILE, DIRECTORY):
         raise CommandError(TRANSFER, "the sender's description of what it offers cannot be understood; is it the same version?")
     name = found.get("name")
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > 240:
-        raise CommandError(TRANSFER, f"the sender offers something under the name {name!r}, which is no plain file name")
+    fault = name_fault(name) if isinstance(name, str) else "it is no text"
+    if fault:
+        raise CommandError(TRANSFER, f"the sender offers something under the name {str(name)[:300]!r}: {fault}")
     for field, low, high in (("mode", 0, 0o777), ("mtime_ns", -_MAX_TIME_NS, _MAX_TIME_NS)):
         value = found.get(field)
         if value is not None and (type(value) is not int or not low <= value <= high):

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
+from zcell.cli.exits import DONE, TRANSFER, USAGE, VERIFICATION, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.offering import DirectoryOffer, FileOffer, Offer
 from zcell.cli.screen import Progress, Screen, seconds_text
-from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, checked_secret
+from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, checked_secret, name_fault
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
@@ -54,6 +54,9 @@ def send_path(
     screen = Screen(json=json)
     if not path.exists():
         raise CommandError(USAGE, f"{path}: there is no such file or directory")
+    fault = name_fault(path.resolve().name)
+    if fault:
+        raise CommandError(VERIFICATION, f"{path}: nothing can travel under the name {path.resolve().name!r}: {fault}")
     fresh = secret_file is not None and not secret_file.exists()
     secret = checked_secret(insecure, secret_file, create=True)
     if fresh:

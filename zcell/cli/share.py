@@ -10,6 +10,7 @@ from zcell.cli.exits import USAGE, CommandError
 CHANNEL = "zcell.share"
 DESCRIBE, CONFIRM = "describe", "confirm"
 FILE, DIRECTORY = "file", "directory"
+MAX_NAME_BYTES = 240
 SENDER = "server"
 """The name of the cell that offers."""
 
@@ -17,6 +18,17 @@ SENDER = "server"
 def below(name: str, patterns: Sequence[str]) -> list[str]:
     """Exclude patterns relative to a directory that travels under `name`; those without a slash match at any depth already."""
     return [f"{name}/{pattern}" if "/" in pattern.rstrip("/") else pattern for pattern in patterns]
+
+
+def name_fault(name: str) -> str:
+    """Why nothing can travel under `name`, ``""`` when it can: it must be one plain name that every machine can write down."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "it is no valid UTF-8"
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        return "it is no plain file name"
+    return f"it has {size} bytes, at most {MAX_NAME_BYTES} are allowed" if size > MAX_NAME_BYTES else ""
 
 
 def checked_secret(insecure: bool, secret_file: Path | None, *, create: bool = False) -> Path | None:

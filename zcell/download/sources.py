@@ -197,7 +197,8 @@ class FileSource(_Complete):
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is not a regular file; offer files one by one, or a directory as a workspace")
         self._identity = _identity(found)
-        super().__init__(path.name, found.st_size, chunk_bytes)
+        name = os.fsencode(path.name).decode("utf-8", "replace")  # it travels as text
+        super().__init__(name, found.st_size, chunk_bytes)
 
     def _open_descriptor(self) -> int:
         return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
