@@ -81,6 +81,8 @@ def test_edge_integers(number: int) -> None:
 def test_an_integer_beyond_64_bits_is_refused_where_it_sits(number: int) -> None:
     with pytest.raises(CodecError, match=r"weights.*3|3.*weights"):
         codec.encode({"weights": [0, 1, 2, number]}, out_of_band_bytes=OUT_OF_BAND)
+    with pytest.raises(CodecError, match=r"from -2\*\*63 to 2\*\*64 - 1; send a larger one as text"):
+        codec.encode(number, out_of_band_bytes=OUT_OF_BAND)
 
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, -0.0, 5e-324, 1.7976931348623157e308])

@@ -205,6 +205,8 @@ class _Encoder:
         return data
 
     def _refuse(self, obj: Any) -> Any:
+        if type(obj) is int:
+            raise OverflowError("an int is from -2**63 to 2**64 - 1; send a larger one as text or bytes")
         raise TypeError(f"type {type(obj).__qualname__} is not supported; register it with codec.register")
 
     def _lower(self, value: Any, depth: int) -> Any:

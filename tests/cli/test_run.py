@@ -199,6 +199,7 @@ def test_a_link_that_the_job_made_is_left_out_with_a_warning(workspace: Path) ->
         (["--results", "file/out", "ws", "--", "true"], "/file/out: not a directory"),
         (["--results", "", "ws", "--", "true"], "name is empty"),
         (["", "--", "true"], "name is empty"),
+        (["--exclude", "*", "ws", "--", "true"], "matches the directory of job"),
         (["--env", "X", "ws", "--", "true"], "NAME=VALUE"),
         (["--env", "1X=1", "ws", "--", "true"], "env"),
         (["--env", "ZCELL_OWNER=1", "ws", "--", "true"], "launcher's"),
@@ -340,6 +341,15 @@ def test_what_is_excluded_stays_at_home_and_is_not_removed(workspace: Path) -> N
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.decode().split()) == ["./data/größe", "./data/input", "./script.sh"]
     assert all((workspace / name).exists() for name in ("data/raw/huge", "a.pyc", "data/b.pyc"))
+
+
+def test_excluded_results_are_left_out_with_a_warning(workspace: Path) -> None:
+    done = zcell("run", "--exclude", "*.log", workspace, "--", "sh", "-c", "echo 1 > data/a.log; echo 2 > kept")
+    assert done.returncode == 0
+    assert (workspace / "kept").exists()
+    assert not (workspace / "data/a.log").exists()
+    assert "left out of the results, for the excludes say so" in done.stderr.decode()
+    assert "data/a.log'" in done.stderr.decode()
 
 
 def test_a_job_goes_on_when_nobody_reads_its_output_any_more(workspace: Path) -> None:

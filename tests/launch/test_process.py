@@ -246,6 +246,16 @@ def test_twenty_jobs_at_once_share_one_thread(start: Starter) -> None:
         assert handle.logs() == f"out-{number}\n"
 
 
+def test_a_second_job_of_a_name_is_refused_while_the_first_one_runs(start: Starter) -> None:
+    first = start("sleep", "60", job_id="same")
+    with pytest.raises(LaunchError, match="a job of that name is still running"):
+        start("true", job_id="same")
+    first.kill()
+    for _ in range(3):
+        again = start("true", job_id="same")
+        assert again.wait(LIMIT) is JobReturnCode.SUCCESS, "what is taken back of one job is not another's"
+
+
 def test_closing_a_launcher_ends_its_jobs(start: Starter) -> None:
     handles = [start("sleep", "60", job_id=f"job-{n}") for n in range(3)]
     start.launcher.close()

@@ -27,6 +27,8 @@ class JobHandle(ABC):
         self._code = JobReturnCode.UNKNOWN
         self._exit_code: int | None = None
         self._reason = ""
+        self._is_ending = False
+        self._before_finished: list[Callable[[JobHandle], None]] = []
         self._on_finished: list[Callable[[JobHandle], None]] = []
 
     def __repr__(self) -> str:
@@ -116,6 +118,14 @@ class JobHandle(ABC):
                 return
         self._call(callback)
 
+    def before_finished(self, callback: Callable[[JobHandle], None]) -> None:
+        """For launchers: have `callback` done before anybody is told that the job has ended; at once if it has."""
+        with self._changed:
+            if not self._is_ending:
+                self._before_finished.append(callback)
+                return
+        self._call(callback)
+
     def _running(self) -> None:
         """For launchers: the engine has started the job."""
         with self._changed:
@@ -128,8 +138,12 @@ class JobHandle(ABC):
         if code is JobReturnCode.UNKNOWN:
             raise ValueError("a job does not end in UNKNOWN")
         with self._changed:
-            if self._state is JobState.FINISHED:
+            if self._is_ending:
                 return False
+            self._is_ending = True
+        for callback in self._before_finished:
+            self._call(callback)
+        with self._changed:
             self._code, self._reason, self._exit_code = code, reason, exit_code
             self._state = JobState.FINISHED
             callbacks, self._on_finished = self._on_finished, []

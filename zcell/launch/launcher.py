@@ -89,7 +89,7 @@ class Launcher(ABC):
 
     def _follow(self, spec: JobSpec, handle: JobHandle, parent: Cell) -> None:
         """The job has been started: take back what was prepared once it has ended, and tell the hooks."""
-        handle.on_finished(lambda _: self._take_back(spec, parent))
+        handle.before_finished(lambda _: self._take_back(spec, parent))
         for hook in self.hooks:
             try:
                 hook.launched(spec, handle)

@@ -25,7 +25,7 @@ from zcell.launch.lease import Lease
 from zcell.launch.output import JobOutput, OutputCallback
 from zcell.launch.process_handle import ProcessHandle
 from zcell.launch.scratch import CREDENTIALS, Scratch, sweep
-from zcell.launch.spec import RESERVED_PREFIX, JobSpec
+from zcell.launch.spec import RESERVED_PREFIX, JobReturnCode, JobSpec
 from zcell.launch.supervisor import Supervisor
 
 SETTINGS = {"python": "interpreter that runs the job's side of zcell", "scratch": "directory for the jobs' private directories"}
@@ -49,6 +49,9 @@ class ProcessLauncher(Launcher):
         """Where jobs run whose files do not travel. None: each in an empty directory of its own."""
 
     def check(self, spec: JobSpec) -> None:
+        running = (handle for handle in self._supervisor.handles() if handle.poll() is JobReturnCode.UNKNOWN)
+        if any(handle.job_id == spec.job_id for handle in running):
+            raise LaunchError(f"job {spec.job_id}: a job of that name is still running; give the new one another job_id")
         if shutil.which(self._python) is None:
             raise LaunchError(
                 f"job {spec.job_id}: the process launcher's setting python is {self._python!r}, which is no program"

@@ -100,6 +100,8 @@ class WorkspaceManager:
         places = JobPlaces.of(job_id, *(None if p is None else Path(p) for p in (root, job_directory, results)))
         if excludes is None or not isinstance(excludes, Excludes):
             excludes = Excludes() if excludes is None else Excludes(excludes)
+        if excludes(job_id):
+            raise ValueError(f"excludes: one of {list(excludes.patterns)} matches the directory of job {job_id} itself")
         job = Job(
             self._cell.fqcn,
             job_id,

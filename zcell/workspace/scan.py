@@ -89,13 +89,15 @@ def scan_tree(
     skip_special: bool = False,
     limits: WorkspaceLimits | None = None,
     tick: Callable[[], None] = lambda: None,
+    on_excluded: Callable[[str], None] = lambda path: None,
 ) -> ScannedTree:
     """List directories. `tops` maps the first name of the paths in the manifest to the absolute path of each directory.
 
     One that does not exist is left out. Links, devices, sockets and FIFOs raise `BundleError` naming the entry, or are left out
-    with a warning when `skip_special` is set; what is excluded is not looked at. `tick` is called for every entry.
+    with a warning when `skip_special` is set; what is excluded is not looked at, only told to `on_excluded`. `tick` is called for
+    every entry.
     """
-    walk = _Walk(excludes or Excludes(()), skip_special, tick)
+    walk = _Walk(excludes or Excludes(()), skip_special, tick, on_excluded)
     for name in sorted(tops):
         walk.top(name, tops[name])
     return ScannedTree(tops, Manifest(walk.entries, limits), tuple(walk.identities))
@@ -104,12 +106,15 @@ def scan_tree(
 class _Walk:
     """One walk: a stack of open directories, each with the names that are still to be looked at."""
 
-    def __init__(self, excludes: Excludes, skip_special: bool, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, excludes: Excludes, skip_special: bool, tick: Callable[[], None], on_excluded: Callable[[str], None]
+    ) -> None:
         self.entries: list[Entry] = []
         self.identities: list[Identity | None] = []
         self._excludes = excludes
         self._skip_special = skip_special
         self._tick = tick
+        self._on_excluded = on_excluded
 
     def top(self, name: str, place: Path) -> None:
         """Everything at and below `name`, which is `place` on the disk; parents first, siblings in order."""
@@ -140,6 +145,7 @@ class _Walk:
         """Record one entry; a directory is entered."""
         self._tick()
         if self._excludes(path):
+            self._on_excluded(path)
             return None
         try:
             status = found.stat(follow_symlinks=False)

@@ -120,13 +120,18 @@ def _take_excludes(ctx: JobContext, patterns: object) -> None:
 
 
 def _upload(ctx: JobContext, cell: Cell, meter: Meter) -> Received:
+    excluded: list[str] = []  # none of it came from the owner, so the job made it
     tree = scan_tree(
         {ctx.job_id: ctx.job_directory.absolute()},
         excludes=ctx.excludes,
         skip_special=ctx.skip_links,
         limits=ctx.limits,
         tick=meter.tick,
+        on_excluded=excluded.append,
     )
+    if excluded:
+        more = f", and {len(excluded) - 5} more" if len(excluded) > 5 else ""
+        log.warning("left out of the results, for the excludes say so: %s%s", ", ".join(map(repr, excluded[:5])), more)
     if not len(tree.manifest):
         raise WorkspaceError(f"job {ctx.job_id}: its directory {ctx.job_directory} does not exist, so there are no results")
     offer = Offers.of(cell).add(tree, receivers=[ctx.owner], meter_for=lambda _: meter, idle_timeout=ctx.idle_timeout)
