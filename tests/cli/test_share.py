@@ -139,6 +139,7 @@ def test_an_interrupted_get_says_what_it_keeps_and_the_same_command_continues(tm
             code, _ = getter.finish()
             sender.signal(signal.SIGCONT)
             assert code == 130
+            assert getter.errors.count("failed: interrupted") == 1
             assert "kept; the same command continues from there" in getter.errors
         assert part.exists()
         assert not (tmp_path / "here/big").exists()
@@ -211,6 +212,7 @@ def test_an_unknown_ref_is_told_and_ends_with_4(tmp_path: Path) -> None:
         done = zcell("get", address, "0" * 32, cwd=tmp_path)
         assert done.returncode == 4
         assert "does not offer" in done.stderr.decode()
+        assert done.stderr.count(b"\n") == 1
 
 
 def test_an_address_that_others_reach_needs_a_secret_of_its_own(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _connect(cell: Cell, address: str) -> None:
 
 def _describe(cell: Cell, ref: str, abort: Abort) -> dict[str, Any]:
     """What the sender says about `ref`, checked: kind, name, the id of a tree, mode and mtime_ns of a file if it tells them."""
-    reply = cell.request(SENDER, CHANNEL, DESCRIBE, ref, timeout=CONNECT_TIMEOUT, abort=abort)
+    reply = cell.request(SENDER, CHANNEL, DESCRIBE, ref, timeout=CONNECT_TIMEOUT, abort=abort, optional=True)
     reply.raise_for_rc()
     found: Any = reply.payload
     if found is None:
@@ -142,7 +142,7 @@ def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, dra
     if mode is not None:
         mode |= stat.S_IRUSR  # who fetched it can read it, and go on with it
     sink = FileSink(target, resume=True, exact=True, mode=mode, mtime_ns=description.get("mtime_ns"))
-    cell.downloads.fetch_into_future(SENDER, ref, sink, progress=drawing.of_file, abort=abort).result()
+    cell.downloads.fetch_into_future(SENDER, ref, sink, progress=drawing.of_file, abort=abort, optional=True).result()
     digest = file_digest(target)
     return Fetched(target, 1, digest.length, str(digest), continued)
 
@@ -152,7 +152,9 @@ def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path
 
     target, received = fetch_tree(cell, SENDER, str(description.get("offer")), to, progress=drawing.of_tree, abort=abort)
     digest = str(received.digest)
-    reply = cell.request(SENDER, CHANNEL, CONFIRM, {"ref": ref, "digest": digest}, timeout=CONNECT_TIMEOUT, abort=abort)
+    reply = cell.request(
+        SENDER, CHANNEL, CONFIRM, {"ref": ref, "digest": digest}, timeout=CONNECT_TIMEOUT, abort=abort, optional=True
+    )
     if not reply.ok or reply.payload is not True:
         raise CommandError(TRANSFER, f"{target} is complete, but the sender could not be told: {reply.error or reply.rc.value}")
     return Fetched(target, received.files, received.fetched_bytes, digest)
