@@ -172,6 +172,32 @@ def test_a_killed_get_continues_from_a_restarted_sender(tmp_path: Path) -> None:
     assert not journal.exists()
 
 
+@pytest.mark.parametrize("when", ["before a receiver comes", "meanwhile"])
+def test_a_sender_whose_file_changed_says_so_and_ends(tmp_path: Path, when: str) -> None:
+    make_big(tmp_path / "big")
+    with running("send", "big", "--receivers", 2, cwd=tmp_path) as sender:
+        words = get_words(sender)
+        if when == "meanwhile":
+            with running(*words, "--to", "here", "--json", cwd=tmp_path) as getter:
+                wait_for_some_of_it(getter)
+                sender.signal(signal.SIGSTOP)  # so that not all of it has gone
+                os.truncate(tmp_path / "big", BIG_BYTES // 2)
+                sender.signal(signal.SIGCONT)
+                code, _ = getter.finish()
+                said = getter.errors
+        else:
+            os.truncate(tmp_path / "big", BIG_BYTES // 2)
+            done = zcell(*words, "--to", "here", cwd=tmp_path)
+            code, said = done.returncode, done.stderr.decode()
+        assert code == 4
+        assert "while it was offered" in said
+        assert "start `zcell send` again" in said
+        assert said.count("\n") == 1, said
+        assert sender.finish() == (4, b"")
+        assert "while it was offered; send it again" in sender.errors
+    assert not (tmp_path / "here/big").exists()
+
+
 def test_an_interrupted_sender_ends_cleanly(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     with running("send", "f", cwd=tmp_path) as sender:

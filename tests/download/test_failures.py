@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
@@ -163,7 +164,8 @@ def test_stopping_the_cell_aborts_its_downloads(tree: TreeFactory) -> None:
 def test_a_file_that_changes_while_it_is_offered_is_not_delivered(pair: Pair, tmp_path: Path, change: str) -> None:
     source = tmp_path / "source"
     source.write_bytes(random.Random(1).randbytes(20 * CHUNK))
-    tx = pair.owner.downloads.transaction()
+    told: Queue[tuple[str, str]] = Queue()
+    tx = pair.owner.downloads.transaction(on_source_failed=lambda ref_id, text: told.put((ref_id, text)))
     ref = tx.add_file(source)
     if change == "rewrite":
         source.write_bytes(random.Random(2).randbytes(20 * CHUNK))
@@ -180,6 +182,8 @@ def test_a_file_that_changes_while_it_is_offered_is_not_delivered(pair: Pair, tm
             pair.receiver.downloads.fetch_file("server", ref, tmp_path / "copy", idle_timeout=10)
         assert failure.value.reason == "source_failed"
     assert not (tmp_path / "copy").exists()
+    assert told.get(timeout=10) == (ref.id, f"{source} changed while it was offered")
+    assert told.empty(), "it is told once"
 
 
 def test_a_file_that_changes_during_the_download_is_not_delivered_mixed(tcp_pair: Pair, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_te
 from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret, name_fault
 from zcell.digest import file_digest
 from zcell.download.staging import FileSink
-from zcell.errors import CellClosedError, LinkError, LinkRefusedError, ZcellError
+from zcell.errors import CellClosedError, DownloadError, LinkError, LinkRefusedError, ZcellError
 from zcell.limits import MIB
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
             seconds = time.monotonic() - start
         except (ZcellError, OSError) as error:
             if not interrupts.interrupted:
+                if isinstance(error, DownloadError) and error.reason == "source_failed":
+                    raise CommandError(TRANSFER, f"{error}; start `zcell send` again") from error
                 raise
             if not isinstance(error, CellClosedError):
                 screen.note(str(error))

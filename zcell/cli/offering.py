@@ -54,7 +54,10 @@ class FileOffer:
         def tell(event: ProgressEvent) -> None:
             progress(event.receiver, event.bytes_done, event.bytes_total or 0)
 
-        self._transaction = cell.downloads.transaction(receivers=receivers, idle_timeout=PATIENCE, progress=tell)
+        self._failure = ""
+        self._transaction = cell.downloads.transaction(
+            receivers=receivers, idle_timeout=PATIENCE, progress=tell, on_source_failed=self._on_source_failed
+        )
         found = path.stat()
         self.attributes = {"mode": found.st_mode & 0o777, "mtime_ns": found.st_mtime_ns}
         ref = self._transaction.add_file(path, ref_id=secrets.token_hex(16))  # hexadecimal: never taken for an option
@@ -66,10 +69,14 @@ class FileOffer:
 
     def wait(self) -> str:
         status = self._transaction.wait()
-        return "" if status == "FINISHED" else f"the transfer ended: {status.value}"
+        return "" if status == "FINISHED" else self._failure or f"the transfer ended: {status.value}"
 
     def confirmed(self) -> int:
         return len({receiver for _, receiver in self._transaction.statistics().confirmed})
+
+    def _on_source_failed(self, ref_id: str, text: str) -> None:
+        self._failure = f"it can be served no more: {text}; send it again"
+        self.withdraw()
 
 
 class DirectoryOffer:

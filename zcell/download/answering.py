@@ -111,7 +111,8 @@ class Answering:
             for key in [k for k, (offer, _) in self._stepping.items() if offer.ref.id in ids]:
                 del self._stepping[key]
         for out in ending:
-            out.fail("gone", "the transaction has ended")
+            failure = out.offer.failure
+            out.fail("gone" if failure is None else "source_failed", failure or "the transaction has ended")
             self._close(out)
         for offer in offers:
             offer.release()

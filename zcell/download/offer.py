@@ -48,6 +48,8 @@ class Offer:
         self.on_delivered = on_delivered
         self.failure: str | None = None
         """Why nothing can be served from it any more."""
+        self.on_failure: Callable[[str], object] = lambda text: None
+        """Called with `failure` once there is one."""
         self.loads = 0
         """Chunks read from the source, however many receivers they went to."""
         self._lock = threading.Lock()
@@ -60,9 +62,21 @@ class Offer:
     def acquire(self) -> None:
         """A transfer begins. Raises `SourceError`."""
         assert self.source is not None
-        self.source.open()
+        try:
+            self.source.open()
+        except SourceChangedError as error:
+            self.spoil(str(error))
+            raise
         with self._lock:
             self._users += 1
+
+    def spoil(self, text: str) -> None:
+        """Nothing can be served any more: `text` says why. Idempotent, the first text stays."""
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = text
+        self.on_failure(text)
 
     def give_back(self) -> None:
         """A transfer ended."""
@@ -115,7 +129,7 @@ class Offer:
         try:
             frame = self.source.load(index, tree=tree)
         except SourceChangedError as error:
-            self.failure = str(error)
+            self.spoil(str(error))
             raise
         self.loads += frame is not None
         return frame

@@ -17,7 +17,7 @@ from zcell.download.client import DownloadClient
 from zcell.download.offer import Offer
 from zcell.download.options import IDLE_TIMEOUT, ProgressFn, seconds
 from zcell.download.ref import new_ref_id
-from zcell.download.transaction import DoneFn, Expectation, Receivers, Transaction
+from zcell.download.transaction import DoneFn, Expectation, Receivers, SourceFailedFn, Transaction
 
 if TYPE_CHECKING:
     from zcell.cell.cell import Cell
@@ -48,6 +48,7 @@ class DownloadService(DownloadClient):
         on_done: DoneFn | None = None,
         tx_id: str | None = None,
         progress: ProgressFn | None = None,
+        on_source_failed: SourceFailedFn | None = None,
     ) -> Transaction:
         """Offer objects for download.
 
@@ -60,12 +61,14 @@ class DownloadService(DownloadClient):
             on_done: ``on_done(tx_id, status, objs)``, once, on the pool.
             tx_id: a name of your own, for logs; by default a random one.
             progress: called with a `ProgressEvent` for what receivers report, on the pool.
+            on_source_failed: ``on_source_failed(ref_id, text)``, once a ref, on the pool, when its source changed: it cannot be
+                served any more, to nobody.
 
         Raises `ValueError` or `TypeError` naming the argument.
         """
         idle_timeout = seconds("idle_timeout", idle_timeout)
         expectation = Expectation.parse(receivers, min_receivers)
-        tx = Transaction(self, tx_id or new_ref_id(), expectation, idle_timeout, on_done, progress)
+        tx = Transaction(self, tx_id or new_ref_id(), expectation, idle_timeout, on_done, progress, on_source_failed)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the download service was shut down")

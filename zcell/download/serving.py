@@ -118,8 +118,8 @@ class Outgoing:
                     break
                 self._do(work)
         except SourceChangedError as error:
-            self.offer.failure = str(error)
             self.fail("source_failed", str(error))
+            self.offer.spoil(str(error))
         except SourceError as error:
             self.fail("source_failed", str(error))
         except Exception as error:

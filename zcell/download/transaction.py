@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zcell.download.service import DownloadService
 
 log = logging.getLogger("zcell.download")
+SourceFailedFn = Callable[[str, str], None]
 DoneFn = Callable[[str, TransactionStatus, list[Any]], None]
 Receivers = int | Iterable[str] | None
 SPOOL_BYTES = 1 << 30
@@ -96,6 +98,7 @@ class Transaction:
         idle_timeout: float,
         on_done: DoneFn | None,
         progress: ProgressFn | None,
+        on_source_failed: SourceFailedFn | None = None,
     ) -> None:
         self.id = tx_id
         self.idle_timeout = idle_timeout
@@ -104,6 +107,7 @@ class Transaction:
         self.timer: Timer | None = None
         """Looks for idleness."""
         self._progress = progress
+        self._on_source_failed = on_source_failed
         self._service = service
         self._on_done = on_done
         self._lock = threading.RLock()
@@ -203,12 +207,17 @@ class Transaction:
         with self._lock:
             if self._status is not TransactionStatus.ACTIVE:
                 raise RuntimeError(f"transaction {self.id} has ended ({self._status.value}): make a new one")
+            offer.on_failure = partial(self._source_failed, offer.ref.id)
             self._service.publish_offer(offer, self)
             self._offers[offer.ref.id] = offer
             self._confirmed[offer.ref.id] = set()
         self.touch()
 
     # --- what happens to it ------------------------------------------------------------------------------------------------
+
+    def _source_failed(self, ref_id: str, text: str) -> None:
+        if self._on_source_failed is not None:
+            self.callbacks.call(self._on_source_failed, ref_id, text)
 
     def touch(self) -> None:
         """Somebody did something with one of the refs."""
