@@ -25,7 +25,7 @@ from zcell.pipe.message import Message, MsgType
 from zcell.pipe.pipe import Mode, Pipe
 
 _log = logging.getLogger("zcell.agent")
-_FLUSH_TIMEOUT = 2.0
+_FLUSH_TIMEOUT = 5.0
 _TTL_MARGIN = 30.0  # an offer outlives the fixed wait for it, whose end is its verdict
 _UNHEARD_TIMEOUT = 0.5
 """Seconds for a parent that was not heard yet to take this side's goodbye: it may know of the job already."""
@@ -333,6 +333,8 @@ class Agent:
 
     def _send_answer(self, message: Message, msg_id: str) -> bool:
         assert self._handler is not None
+        if self._metrics is not None:
+            self._metrics.mark(message)
         taken = self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
         if taken:
             with self._lock:

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from zcell.abort import Abort
+from zcell.agent.arrivals import Arrivals
 from zcell.agent.assignment import Assignment
 from zcell.agent.conversation import Conversation
 from zcell.agent.task import BEGUN, Cause
@@ -32,10 +33,11 @@ _WORDS = {
 
 
 class Dispatcher:
-    """Sends assignments over `pipe`, in the order they came, and finishes them."""
+    """Sends assignments over `pipe`, in the order they came, and finishes them; `arrivals` learns what results say of metrics."""
 
-    def __init__(self, pipe: Pipe, settings: dict[str, Any], peer_timeout: float) -> None:
+    def __init__(self, pipe: Pipe, settings: dict[str, Any], peer_timeout: float, arrivals: Arrivals) -> None:
         self._pipe = pipe
+        self._arrivals = arrivals
         self._settings = {**settings, "connect_timeout": 0}  # a job may take its time to start; `peer_timeout` bounds a task
         self._peer_timeout = peer_timeout
         self._changed = threading.Condition()
@@ -61,8 +63,8 @@ class Dispatcher:
             current = self._current
         if current is None:
             self._pipe.close()
-            return
-        current.handler.leave("the exchange was stopped")
+        elif not current.handler.leave("the exchange was stopped"):
+            self._arrivals.job_is_gone()
 
     def abort(self, reason: str) -> None:
         self._end_all(Cause.ABORTED, reason)
@@ -261,6 +263,7 @@ class Dispatcher:
     # receiving
 
     def _on_message(self, message: Message, conversation: Conversation) -> None:
+        self._arrivals.promised(message)
         with self._changed:
             assignment = conversation.take(message.req_id)
         if message.msg_type is not MsgType.REPLY or assignment is None:
@@ -274,6 +277,8 @@ class Dispatcher:
         with self._changed:
             handed_out, postponed = conversation.end()
         cause = _CAUSE[status.topic]
+        if cause is not Cause.PEER_ENDED:
+            self._arrivals.job_is_gone()
         again: list[Assignment] = []
         for msg_id, assignment in handed_out.items():
             if (begun is not None and msg_id not in begun) or assignment.may_retry(cause):

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from zcell.abort import Abort
 from zcell.agent import environment, metrics
+from zcell.agent.arrivals import Arrivals
 from zcell.agent.assignment import Assignment
 from zcell.agent.dispatch import Dispatcher
 from zcell.agent.errors import CallStateError
@@ -23,6 +24,8 @@ from zcell.pipe.pipe import Pipe
 from zcell.pipe.session import PeerState
 
 _log = logging.getLogger("zcell.agent.exchange")
+_METRICS_TIMEOUT = 10.0
+"""Seconds that `stop` waits for metrics at most, beside the callback that is running."""
 
 
 class TaskExchange:
@@ -71,8 +74,11 @@ class TaskExchange:
         self._retries = retries
         self._lock = threading.Lock()
         self._state = "new"
-        self._dispatcher = Dispatcher(pipe, self._settings, peer_timeout)
+        self._arrivals = Arrivals()
+        self._dispatcher = Dispatcher(pipe, self._settings, peer_timeout, self._arrivals)
         self._metric_handler: PipeHandler | None = None
+        self._metric_thread: int | None = None
+        """Which thread calls back."""
         self._on_metric: Callable[[Any], None] | None = None
 
     # life
@@ -95,15 +101,28 @@ class TaskExchange:
         return self
 
     def stop(self) -> None:
-        """End the conversation: the job is told, tasks that run get the cause CLOSED, the pipes close. Idempotent."""
+        """End the conversation: the job is told, tasks that run get the cause CLOSED, the pipes close. Idempotent.
+
+        Returns when the metrics that were recorded before a result that came have been handed to the callback; waits for those
+        that are still on their way 10 s at most, and for none of a job that is gone.
+        """
         with self._lock:
-            if self._state == "stopped":
+            if self._state in ("stopping", "stopped"):
                 return
-            self._state = "stopped"
+            self._state = "stopping"
         self._dispatcher.stop()
-        if self._metric_handler is not None:
-            self._metric_handler.leave("the exchange was stopped")
-        elif self._metric_pipe is not None:
+        is_called_back = self._metric_thread == threading.get_ident()  # then nothing can come while this waits
+        deadline = time.monotonic() + _METRICS_TIMEOUT
+        if self._metric_pipe is not None and not is_called_back and not self._arrivals.wait(_METRICS_TIMEOUT):
+            _log.warning("metrics that were recorded before the last result did not arrive within %g s", _METRICS_TIMEOUT)
+        with self._lock:
+            self._state = "stopped"
+            handler = self._metric_handler
+        if handler is not None:
+            handler.leave("the exchange was stopped", close_pipe=False)
+            for message in () if is_called_back else handler.rest(deadline):
+                self._metrics_came(message)
+        if self._metric_pipe is not None:
             self._metric_pipe.close()
 
     def abort(self, reason: str = "the parent gave up") -> None:
@@ -245,13 +264,19 @@ class TaskExchange:
         handler.start()
 
     def _metrics_came(self, message: Message) -> None:
-        if self._on_metric is not None:
-            metrics.unpack(message, self._on_metric)
+        self._metric_thread = threading.get_ident()
+        try:
+            if self._on_metric is not None:
+                metrics.unpack(message, self._on_metric)
+        finally:
+            self._metric_thread = None
+        self._arrivals.arrived(message)
 
     def _metrics_ended(self, status: Message, handler: PipeHandler) -> None:
         # The next job's metrics are a new conversation. This runs on a thread of the handler that ends, which cannot join itself.
+        self._arrivals.ended()
         with self._lock:
-            if self._state != "running" or self._metric_pipe is None:
+            if self._state not in ("running", "stopping") or self._metric_pipe is None:
                 return
             try:
                 handler.stop(close_pipe=False)

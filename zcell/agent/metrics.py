@@ -15,8 +15,9 @@ from typing import Any
 
 from zcell import codec
 from zcell.abort import Abort
+from zcell.agent.task import METRICS
 from zcell.pipe.handler import PipeHandler
-from zcell.pipe.message import Message
+from zcell.pipe.message import Message, new_id
 
 _log = logging.getLogger("zcell.agent.metrics")
 TOPIC = "metric"
@@ -44,6 +45,8 @@ class MetricSender:
         self._sending = False
         self._closed = False
         self._abort = Abort()
+        self._id = new_id()
+        self._accepted = 0
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="zcell-metrics", daemon=True)
         self._thread.start()
@@ -65,9 +68,15 @@ class MetricSender:
                 return False
             self._waiting.append(body)
             self._waiting_bytes += cost
+            self._accepted += 1
             if len(self._waiting) == 1 or self._has_full_batch():
                 self._work.notify()
         return True
+
+    def mark(self, message: Message) -> None:
+        """Let `message`, a result, say which records come before it."""
+        if self._accepted:
+            message.headers[METRICS] = [self._id, self._accepted]
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything accepted was sent; False after `timeout` seconds."""
@@ -100,9 +109,11 @@ class MetricSender:
                     return
                 not_before = time.monotonic() + _SPACING
                 batch = self._next_batch()
+                position = self._accepted - len(self._waiting)
                 self._sending = True
                 self._changed.notify_all()
             message = Message.new_request(TOPIC, batch)
+            message.headers[METRICS] = [self._id, position]
             if not self._handler.send_to_peer(message, self._send_timeout, self._abort):
                 self._lost += len(batch)
                 _log.warning("%d metric records were lost: %s", len(batch), self._handler.pipe.last_error)

@@ -12,6 +12,8 @@ from zcell.message import ReturnCode
 
 CURRENT_ROUND, TOTAL_ROUNDS = "current_round", "total_rounds"
 RECEIVERS, PASS_THROUGH = "receivers", "pass_through"
+METRICS = "metrics"
+"""In the headers of a result: which agent, and how many metric records it had accepted; of a batch of them: how many up to its end."""
 BEGUN = "begun"
 """In the data of an agent's END: ids of the messages with tasks that it began and did not answer. Whatever else was sent to it, it
 did not begin and will not."""

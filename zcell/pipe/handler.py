@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zcell.abort import Abort
@@ -123,16 +123,37 @@ class PipeHandler:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def leave(self, data: Any = None, close_pipe: bool = True, *, unheard_timeout: float = 0.0) -> None:
+    def leave(self, data: Any = None, close_pipe: bool = True, *, unheard_timeout: float = 0.0) -> bool:
         """Tell a peer that is there that the conversation is over (see `notify_end`), and `stop`. Idempotent.
 
-        A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word.
+        A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word. False when
+        the peer was there and did not take it.
         """
+        taken = True
         if self.peer_state is PeerState.LIVE and not self.is_over:
-            self.notify_end(data)
+            taken = self.notify_end(data)
         elif self.peer_state is PeerState.WAITING and not self.is_over and self._threads and unheard_timeout > 0:
             self._notify(Topic.END, data, unheard_timeout)
         self.stop(close_pipe)
+        return taken
+
+    def rest(self, deadline: float) -> Iterator[Message]:
+        """After ``stop(close_pipe=False)``: messages that the pipe has taken and nobody was given, until `deadline` (monotonic).
+
+        The callback is not called.
+        """
+        with self._changed:
+            waiting = [message for message in iter(self._session.take, None) if not message.is_status]
+        yield from waiting
+        while time.monotonic() < deadline:
+            try:
+                message = self._pipe.receive()
+            except BrokenPipeError:
+                return
+            if message is None:
+                return
+            if message.topic not in Topic.RESERVED:
+                yield message
 
     # sending
 
