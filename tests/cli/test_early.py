@@ -17,8 +17,7 @@ class Interrupting:
             os.kill(os.getpid(), signal.SIGINT)
 
 _, module, kind, workspace = sys.argv
-if kind == "ignored":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if kind == "ignored" else signal.default_int_handler)
 sys.meta_path.insert(0, Interrupting())
 sys.argv[:] = ["zcell", "run", workspace, "--", "true"]
 from zcell.cli.__main__ import main
