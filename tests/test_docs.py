@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RUN = {
     "tutorial.md": 6,
+    "howto-launch.md": 9,
     "howto-tasks.md": 6,
     "howto-metrics.md": 1,
     "howto-large-results.md": 2,
@@ -85,7 +86,7 @@ def test_the_listings_of_a_page_do_what_it_says(page: str, tmp_path: Path) -> No
         if kind == "file":
             name = re.match(r"# file: (\S+)\n", text)
             assert name is not None, "a listing without its file's name"
-            (tmp_path / name[1]).parent.mkdir(exist_ok=True)
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name[1]).write_text(text)
             continue
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
