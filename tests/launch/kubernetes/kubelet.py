@@ -80,6 +80,8 @@ class Kubelet:
         """Images to the waiting reason that they lead to."""
         self.no_pods = ""
         """Why no pod may be made, as an event then says; empty when they may."""
+        self.collects = True
+        """Whether what belongs to Jobs that are gone is removed now; a cluster does so in its own time."""
         self._containers: dict[str, Container] = {}
         self._kill_at: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -105,7 +107,8 @@ class Kubelet:
                 self._job(job)
             for pod in self._store.find("pods"):
                 self._pod(pod)
-            self.collect()
+            if self.collects:
+                self.collect()
             with self._store.changed:
                 self._store.changed.wait(0.02)
 

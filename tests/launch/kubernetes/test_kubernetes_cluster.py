@@ -188,6 +188,27 @@ def test_a_launch_that_is_refused_leaves_nothing(cluster: StandIn, make: Make, p
     assert launcher.launch(TRUE, parent).wait(LIMIT) is JobReturnCode.SUCCESS
 
 
+@pytest.fixture
+def _slow_collector(cluster: StandIn, make: Make) -> Iterator[None]:
+    cluster.kubelet.collects = False
+    yield
+    cluster.kubelet.collects = True
+
+
+@pytest.mark.usefixtures("_slow_collector")
+def test_a_job_launched_again_gets_its_own_secret_while_that_of_the_first_launch_is_still_there(
+    cluster: StandIn, make: Make, parent: Cell, tmp_path: Path
+) -> None:
+    (tmp_path / "in").write_text("x")
+    copy = JobSpec(job_id="job-1", command=["cp", "in", "out"], job_directory=tmp_path)
+    launcher = make()
+    for _ in range(2):
+        handle = launcher.launch(copy, parent)
+        assert handle.wait(LIMIT) is JobReturnCode.SUCCESS, handle.logs()
+        (tmp_path / "out").unlink()
+    assert len(cluster.store.find("secrets")) == 2
+
+
 # waiting
 
 

@@ -134,7 +134,7 @@ class KubernetesLauncher(RemoteLauncher):
             try:
                 self.api.create_secret(secret_manifest(job, str(self._owner), handle.credentials))
             except ApiError as error:
-                if error.status != CONFLICT:  # an answer was lost: only this launch knows the Job's unique id, which owns it
+                if error.status != CONFLICT:  # an answer was lost: no other launch calls its Secret so
                     raise
             if QUEUE not in metadata["labels"]:  # what admits the jobs of a queue starts them too
                 self.api.start_job(metadata["name"])

@@ -34,7 +34,8 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 STOP_MARGIN = 15
 """Seconds that a pod gets beyond its job's grace: the results are brought back in them."""
 _MAX_NAME = 52
-"""A Job's pods get 11 more characters, and a name has 63."""
+"""A Job's pods and its Secret get 11 more characters, and a name has 63."""
+_NONCE = 10
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def job_name(parent: str, spec: JobSpec) -> str:
     return f"zcell-{stem[: _MAX_NAME - 17].strip('-')}-{tail}".replace("--", "-")
 
 
-def secret_name(job: str) -> str:
-    """Name of the Secret of the Job called `job`."""
-    return f"{job}-credentials"
+def secret_name(job: str, nonce: str) -> str:
+    """Name of the Secret of one launch of the Job called `job`: the cluster removes that of an earlier launch in its own time."""
+    return f"{job}-{nonce[:_NONCE]}"
 
 
 def parent_label(parent: str) -> str:
@@ -120,7 +121,7 @@ def secret_manifest(job: Mapping[str, Any], owner: str, credentials: Credentials
         "type": "Opaque",
         "immutable": True,
         "metadata": {
-            "name": secret_name(metadata["name"]),
+            "name": secret_name(metadata["name"], metadata["labels"][LAUNCH]),
             "labels": {key: metadata["labels"][key] for key in (MANAGED_BY, PARENT, LAUNCH, JOB)},
             "annotations": {OWNER: owner},
             "ownerReferences": [controller],
@@ -144,7 +145,7 @@ def _pod(name: str, launch: Launch, spec: JobSpec, settings: KubernetesSettings)
         "securityContext": who | {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [_container(launch, spec, settings)],
         "volumes": [
-            {"name": "private", "secret": {"secretName": secret_name(name), "defaultMode": 0o400}},
+            {"name": "private", "secret": {"secretName": secret_name(name, launch.nonce), "defaultMode": 0o400}},
             {"name": "scratch", "emptyDir": {}},
         ],
     }
