@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from zcell.cli.early import end_at_once_when_interrupted
+from zcell.cli.outlet import open_what_is_closed
 
 
 def main() -> None:
     """The console script."""
+    open_what_is_closed()
     end_at_once_when_interrupted()
     from zcell.cli.main import main as run
 

@@ -14,9 +14,11 @@ LINK = 3
 TRANSFER = 4
 VERIFICATION = 5
 INTERRUPTED = 130
+UNREAD = 141
+"""Nobody reads the output any more: as if SIGPIPE had ended it."""
 
 EPILOG = (
-    "Exit codes: 0 done; for run, the job's own code; 2 usage (a wrong argument, a file that is not there); "
+    "Exit codes: 0 done; for run, the job's own code; 2 usage (a wrong argument, a file that is not there, output that cannot be written); "
     "3 connection or identity refused; 4 transfer failed; 5 verification failed; 130 interrupted."
 )
 BY_FAILURE = {"link": LINK, "transfer": TRANSFER, "verification": VERIFICATION}
@@ -58,16 +60,21 @@ def reports_errors(command: Callable[P, int]) -> Callable[P, None]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        from zcell.cli.outlet import STDOUT
         from zcell.cli.screen import Screen
 
+        screen = Screen(json=bool(kwargs.get("json")))
         try:
             code = command(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
             known = exit_code_of(error)
             if known is None:
                 raise
-            Screen(json=bool(kwargs.get("json"))).failure(error, known)
+            screen.failure(error, known)
             code = known
+        if STDOUT.fault:
+            screen.note(f"standard output cannot be written: {STDOUT.fault}")
+            code = code or USAGE
         raise typer.Exit(code)
 
     return wrapped

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zcell.cli.exits import EPILOG, reports_errors
+from zcell.cli.exits import EPILOG, USAGE, reports_errors
+from zcell.cli.outlet import STDOUT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -211,7 +212,12 @@ def doctor(
 def main() -> None:
     """The console script."""
     logging.basicConfig(level=logging.WARNING, format="zcell: %(message)s")  # on standard error
-    app(prog_name="zcell")
+    try:
+        app(prog_name="zcell")
+    except OSError as error:  # of --help and --version; those of commands have been told
+        STDOUT.fail(error)
+        logging.getLogger("zcell.cli").error("standard output cannot be written: %s", STDOUT.fault)
+        raise SystemExit(USAGE) from None
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class DirectoryOffer:
         self.ref = secrets.token_hex(16)
         self.offer_id = self._tree.id
         self.size_bytes = sum(entry.data_bytes for entry in self._tree.tree.manifest)
-        self.attributes = {}  # the manifest has them
+        self.attributes: dict[str, int] = {}  # the manifest has them
         self._expected = receivers
         self._have: set[str] = set()
         self._withdrawn = False

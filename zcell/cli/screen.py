@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json as json_module
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
+from zcell.cli.exits import UNREAD, USAGE
+from zcell.cli.outlet import STDERR, STDOUT
 from zcell.limits import GIB, KIB, MIB
 
 
@@ -26,18 +27,6 @@ def files_text(count: int) -> str:
 
 def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
-
-
-def _write(stream: TextIO, data: bytes) -> None:
-    """Write and flush. Once nobody reads the stream any more (a closed pipe, a terminal that went away) the rest goes nowhere:
-    what a command does for files and jobs must not depend on somebody listening."""
-    try:
-        stream.buffer.write(data)
-        stream.buffer.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 class Progress(Protocol):
@@ -61,18 +50,23 @@ class Screen:
         else:
             return
         # a lone surrogate (a file name that is no UTF-8) must not end the command
-        _write(sys.stdout, line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
+        STDOUT.write(line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
+
+    @property
+    def lost(self) -> int:
+        """0 while all results have arrived; otherwise the exit code of a command that is for nothing then."""
+        return UNREAD if STDOUT.unread else USAGE if STDOUT.fault else 0
 
     def output(self, stream: str, line: bytes) -> None:
         """One line of a job's own output, passed on as it is."""
         if self.json:
             self.result("output", stream=stream, line=line.decode(errors="replace").rstrip("\n"))
             return
-        _write(sys.stdout if stream == "stdout" else sys.stderr, line)
+        (STDOUT if stream == "stdout" else STDERR).write(line)
 
     def note(self, text: str) -> None:
         """Something a person may want to know, on standard error."""
-        _write(sys.stderr, f"zcell: {text}\n".encode("utf-8", "surrogateescape"))
+        STDERR.write(f"zcell: {text}\n".encode("utf-8", "surrogateescape"))
 
     def failure(self, error: BaseException, code: int) -> None:
         """Why the command fails."""
@@ -84,7 +78,7 @@ class Screen:
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
         """A progress bar on standard error while the block runs; without a terminal, nothing."""
-        if self.json or not sys.stderr.isatty():
+        if self.json or not os.isatty(STDERR.fd):
             yield lambda done_bytes, total_bytes: None
             return
         from rich.console import Console

@@ -73,6 +73,8 @@ def send_path(
         if insecure:
             words += ["--insecure", "--secret-file", str(secret_file)]
         screen.result("offer", shlex.join(words), address=address, ref=offer.ref, kind=offer.kind, bytes=offer.size_bytes)
+        if screen.lost:
+            return screen.lost  # nobody can know what to fetch
         start = time.monotonic()
         failure = offer.wait()
         confirmed = offer.confirmed()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +19,7 @@ _READ_BYTES = 4 * MIB
 _GROUP = 256
 """Files hashed by one call, so that small ones share the lanes."""
 STANDARD_INPUT = "-"
+_STDIN = 0
 
 
 class _Hasher(Protocol):
@@ -33,6 +33,8 @@ def sum_paths(paths: list[str], *, flat: bool, json: bool) -> int:
     code = DONE
     files = chain.from_iterable(_files_of(path) for path in paths)
     for path, digest, size, error in _flat_sums(files) if flat else _tree_sums(files):
+        if screen.lost:
+            return screen.lost
         if error is None:
             screen.result("sum", f"{digest}  {path}", path=path, digest=digest, bytes=size)
             continue
@@ -82,7 +84,7 @@ def _tree_sum(path: str) -> _Sum:
     try:
         if path == STANDARD_INPUT:
             hasher = TreeHasher()
-            _feed(sys.stdin.buffer.fileno(), hasher)
+            _feed(_STDIN, hasher)
             digest = hasher.result()
         else:
             digest = file_digest(path)
@@ -96,7 +98,7 @@ def _flat_sums(paths: Iterable[str]) -> Iterator[_Sum]:
         hasher = hashlib.sha256()
         try:
             if path == STANDARD_INPUT:
-                size = _feed(sys.stdin.buffer.fileno(), hasher)
+                size = _feed(_STDIN, hasher)
             else:
                 with Path(path).open("rb", buffering=0) as file:
                     size = _feed(file.fileno(), hasher)
