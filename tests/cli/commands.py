@@ -34,6 +34,7 @@ def zcell(
 
 def json_lines(data: bytes) -> list[dict[str, Any]]:
     """Standard output of a command with ``--json``: every line must be an object with an event."""
+    assert data.isascii()  # so that every reader finds the same lines
     lines = [json.loads(line) for line in data.decode().splitlines()]
     assert all(isinstance(line, dict) and line["event"] for line in lines)
     return lines

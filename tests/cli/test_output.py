@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import COMMAND, LIMIT, running
+from tests.cli.commands import COMMAND, LIMIT, events, running, zcell
 
 FULL = Path("/dev/full")
 SAID = b"zcell: standard output cannot be written: No space left on device\n"
@@ -113,3 +113,23 @@ def test_a_pipe_that_does_not_block_gets_everything(tmp_path: Path) -> None:
             lines = file.read().splitlines()
         assert process.wait(LIMIT) == 0
     assert [line.decode().rpartition("./")[2] for line in lines] == names
+
+
+@pytest.mark.parametrize("words", [["run", "--json"], ["sum", "--json", "--nonsense"], ["get", "--json", "tcp://127.0.0.1:1"]])
+def test_a_wrong_command_line_is_an_error_event_too(words: list[str]) -> None:
+    done = zcell(*words)
+    assert done.returncode == 2
+    (error,) = events(done.stdout, "error")
+    assert error["exit_code"] == 2
+    assert error["error"] in done.stderr.decode()
+
+
+def test_a_json_of_the_jobs_own_is_not_ours(tmp_path: Path) -> None:
+    done = zcell("run", "--nonsense", tmp_path, "--", "x", "--json")
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_line_ends_that_only_some_readers_know_are_escaped(tmp_path: Path) -> None:
+    text = "a\N{LINE SEPARATOR}b\N{NEXT LINE}c\N{LATIN SMALL LETTER E WITH ACUTE}"
+    done = zcell("run", "--json", tmp_path, "--", "printf", text)
+    assert [event["line"] for event in events(done.stdout, "output")] == [text]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +21,8 @@ app = typer.Typer(
     epilog=EPILOG,
     help="Launch jobs that share no disk with you, ship their files, bring the results back verified.",
 )
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # wherever this version of typer has it
 
 
 def _a_path(value: str) -> Path:
@@ -213,11 +217,26 @@ def main() -> None:
     """The console script."""
     logging.basicConfig(level=logging.WARNING, format="zcell: %(message)s")  # on standard error
     try:
-        app(prog_name="zcell")
+        code = app(prog_name="zcell", standalone_mode=False)
+    except _UsageError as error:
+        code = _misused(error)
     except OSError as error:  # of --help and --version; those of commands have been told
         STDOUT.fail(error)
         logging.getLogger("zcell.cli").error("standard output cannot be written: %s", STDOUT.fault)
-        raise SystemExit(USAGE) from None
+        code = USAGE
+    raise SystemExit(code)
+
+
+def _misused(error: Any) -> int:
+    """Say what the parser says, as an event too where the command line asks for those; the exit code."""
+    from zcell.cli.screen import Screen
+
+    with contextlib.suppress(OSError):
+        error.show()
+    words = sys.argv[1:]
+    if "--json" in (words[: words.index("--")] if "--" in words else words):
+        Screen(json=True).result("error", error=error.format_message(), exit_code=error.exit_code)
+    return int(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -44,13 +44,12 @@ class Screen:
     def result(self, event: str, text: str = "", /, **fields: Any) -> None:
         """One result: `text` for people, ``{"event": event, ...}`` with `json`."""
         if self.json:
-            line = json_module.dumps({"event": event} | fields, ensure_ascii=False)
+            line = json_module.dumps({"event": event} | fields)  # ASCII alone: some readers end lines at U+2028 and others
         elif text:
             line = text
         else:
             return
-        # a lone surrogate (a file name that is no UTF-8) must not end the command
-        STDOUT.write(line.encode("utf-8", "surrogateescape" if not self.json else "backslashreplace") + b"\n")
+        STDOUT.write(f"{line}\n".encode("utf-8", "surrogateescape"))  # a file name that is no UTF-8 goes out as it came
 
     @property
     def lost(self) -> int:
