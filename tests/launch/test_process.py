@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,23 @@ def test_a_second_job_of_a_name_is_refused_while_the_first_one_runs(start: Start
     for _ in range(3):
         again = start("true", job_id="same")
         assert again.wait(LIMIT) is JobReturnCode.SUCCESS, "what is taken back of one job is not another's"
+
+
+def test_a_runner_that_cannot_begin_is_not_taken_for_the_command(parent: Cell) -> None:
+    with closing(ProcessLauncher({"python": "false"})) as launcher:
+        handle = launcher.launch(JobSpec(job_id="j", command=["true"]), parent)
+        assert handle.wait(LIMIT) is JobReturnCode.EXECUTION_ERROR
+        assert (handle.exit_code, handle.reason) == (
+            None,
+            "its runner ended with code 1 before the command did; its last words are in logs()",
+        )
+
+
+def test_scratch_may_be_named_from_the_working_directory(parent: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(ProcessLauncher({"scratch": "."})) as launcher:
+        assert launcher.launch(JobSpec(job_id="j", command=["true"]), parent).wait(LIMIT) is JobReturnCode.SUCCESS
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_closing_a_launcher_ends_its_jobs(start: Starter) -> None:

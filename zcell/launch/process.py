@@ -43,7 +43,7 @@ class ProcessLauncher(Launcher):
             raise LaunchError(f"the process launcher has no setting {unknown[0]!r}; it has {', '.join(SETTINGS)}")
         self._python = str(self.settings.get("python") or sys.executable)
         scratch = self.settings.get("scratch")
-        self._scratch = Path(scratch) if scratch else None
+        self._scratch = Path(scratch).absolute() if scratch else None
         self._supervisor = Supervisor()
         self.directory: Path | None = None
         """Where jobs run whose files do not travel. None: each in an empty directory of its own."""

@@ -208,5 +208,8 @@ class ProcessHandle(JobHandle):
             return JobReturnCode.EXECUTION_ERROR, self._report.error, own
         if status < 0:
             return JobReturnCode.EXECUTION_ERROR, how_it_ended("its runner", 128 - status), code
+        if own is None and status:
+            why = f"its runner ended with code {status} before the command did; its last words are in logs()"
+            return JobReturnCode.EXECUTION_ERROR, why, None
         outcome = JobReturnCode.EXECUTION_ERROR if code > 128 else JobReturnCode.from_exit_code(code)
         return outcome, how_it_ended("the command", code), code
