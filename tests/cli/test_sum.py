@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,17 @@ def test_a_name_that_is_no_utf8_is_passed_through(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.endswith(b"  f\xff\n")
     assert zcell("sum", "--json", name, cwd=tmp_path).returncode == 0
+
+
+def test_names_are_escaped_so_that_sha256sum_can_check_them(tmp_path: Path) -> None:
+    names = ["back\\slash", "new\nline", "return\rto", "all\\\n\r", " plain"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    flat = zcell("sum", "--flat", *names, cwd=tmp_path)
+    assert flat.stdout.count(b"\n") == len(names)
+    checked = subprocess.run(
+        ["sha256sum", "-c", "--quiet"], cwd=tmp_path, input=flat.stdout, capture_output=True, timeout=30, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, b"")
+    tree = zcell("sum", names[1], cwd=tmp_path)
+    assert tree.stdout.decode() == f"\\{Digest.of(names[1].encode())}  new\\nline\n"

@@ -36,13 +36,19 @@ def sum_paths(paths: list[str], *, flat: bool, json: bool) -> int:
         if screen.lost:
             return screen.lost
         if error is None:
-            screen.result("sum", f"{digest}  {path}", path=path, digest=digest, bytes=size)
+            screen.result("sum", _line(digest, path), path=path, digest=digest, bytes=size)
             continue
         code = USAGE
         screen.note(f"{path}: {error}")
         if json:
             screen.result("error", path=path, error=error, exit_code=USAGE)
     return code
+
+
+def _line(digest: str, path: str) -> str:
+    """As sha256sum writes it: a backslash in front says that the name is escaped."""
+    escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{digest}  {path}" if escaped == path else f"\\{digest}  {escaped}"
 
 
 _Sum = tuple[str, str, int, str | None]
