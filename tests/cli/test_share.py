@@ -243,7 +243,13 @@ def test_an_unknown_ref_is_told_and_ends_with_4(tmp_path: Path) -> None:
 
 def test_an_address_that_others_reach_needs_a_secret_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-    assert zcell("send", "f", "--listen", "tcp://0.0.0.0:0", cwd=tmp_path).returncode == 2
+    for words in (["send", "f", "--listen", "tcp://0.0.0.0:0"], ["get", "tcp://192.0.2.1:1", "ref"]):
+        done = zcell(*words, "--secret-file", "key", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "--insecure" in done.stderr.decode()
+        assert "insecure=True" not in done.stderr.decode()
+    assert zcell("send", "f", "--listen", "nonsense", "--secret-file", "key", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "key").exists(), "nothing is written before it is refused"
     done = zcell("send", "f", "--listen", "tcp://0.0.0.0:0", "--insecure", cwd=tmp_path)
     assert done.returncode == 2
     assert "--secret-file" in done.stderr.decode()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
-from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, checked_secret, name_fault
+from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, check_address, checked_secret, name_fault
 from zcell.digest import file_digest
 from zcell.download.staging import FileSink
 from zcell.errors import CellClosedError, DownloadError, LinkError, LinkRefusedError, ZcellError
@@ -65,6 +65,7 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
     from zcell.cell import Cell
 
     screen = Screen(json=json)
+    check_address(address, "ADDRESS", insecure)
     secret = checked_secret(insecure, secret_file)
     if to.exists() and not to.is_dir():
         raise CommandError(USAGE, f"--to {to} is not a directory")

@@ -14,7 +14,7 @@ from zcell.cli.exits import DONE, TRANSFER, USAGE, VERIFICATION, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.offering import DirectoryOffer, FileOffer, Offer
 from zcell.cli.screen import Progress, Screen, seconds_text
-from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, checked_secret, name_fault
+from zcell.cli.share import CHANNEL, DESCRIBE, SENDER, check_address, checked_secret, name_fault
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
@@ -57,6 +57,7 @@ def send_path(
     fault = name_fault(path.resolve().name)
     if fault:
         raise CommandError(VERIFICATION, f"{path}: nothing can travel under the name {path.resolve().name!r}: {fault}")
+    check_address(listen, "--listen", insecure)
     fresh = secret_file is not None and not secret_file.exists()
     secret = checked_secret(insecure, secret_file, create=True)
     if fresh:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from zcell.cell.endpoints import check_endpoint, is_local
 from zcell.cli.exits import USAGE, CommandError
 
 CHANNEL = "zcell.share"
@@ -29,6 +30,16 @@ def name_fault(name: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         return "it is no plain file name"
     return f"it has {size} bytes, at most {MAX_NAME_BYTES} are allowed" if size > MAX_NAME_BYTES else ""
+
+
+def check_address(url: str, what: str, insecure: bool) -> None:
+    """Raise `ValueError` for what is no address, `CommandError` for one that other machines reach, unless that was asked for."""
+    if not insecure and not is_local(check_endpoint(url, what)):
+        raise CommandError(
+            USAGE,
+            f"{what}: {url} can be reached from other machines, and nothing is encrypted on the way: accept that with --insecure and "
+            "--secret-file FILE on both sides, or use an address of this machine",
+        )
 
 
 def checked_secret(insecure: bool, secret_file: Path | None, *, create: bool = False) -> Path | None:
