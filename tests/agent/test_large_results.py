@@ -15,10 +15,12 @@ from tests.agent.conftest import Place, serve
 from tests.eventually import eventually
 from tests.pipe.pairs import CellPairs
 from zcell import Cell, LazyRef
+from zcell.abort import Abort
 from zcell.agent import Agent, Cause, TaskExchange
+from zcell.download import TransactionStatus
 from zcell.errors import DownloadError
 from zcell.message import Request
-from zcell.pipe import SharedFile
+from zcell.pipe import CellPipe, SharedFile
 
 LARGE = 3_000_000
 """Numbers in an array of 24 MB: well above what travels inline."""
@@ -80,6 +82,81 @@ def test_a_file_travels_from_disk_to_disk(place: Place, tmp_path: Path) -> None:
     assert got.data["notes"].save(tmp_path / "other.txt").read_text() == "small"
     assert submitted.result(20)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.bin"]
+
+
+def _expire(cells: Place) -> None:
+    """Wait until an offer of the usual patience, made now, would be gone."""
+    from zcell.pipe import cell_message
+
+    with _server(cells).downloads.transaction(receivers=1, idle_timeout=2 * cell_message.DEFAULT_TTL) as offer:
+        offer.add_bytes(b"nobody comes")
+    assert offer.wait(30) is TransactionStatus.TIMEOUT
+
+
+def _offered(exchange: TaskExchange) -> int:
+    """How many messages of the exchange refer to something that is still on offer."""
+    assert isinstance(exchange._pipe, CellPipe)
+    return len(exchange._pipe.cell.downloads._transactions)
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, where what nobody fetches is on offer for a moment only."""
+    monkeypatch.setattr("zcell.pipe.cell_message.DEFAULT_TTL", 0.1)
+    place = tmp_path / "words.txt"
+    place.write_text("many words")
+    return place
+
+
+def test_a_tasks_file_waits_for_a_job_that_is_busy(cells: Place, words: Path, tmp_path: Path) -> None:
+    exchange, agent = cells.both()
+    first = cells.meanwhile(exchange.run, "t", timeout=60)
+    assert agent.get_task(10)
+    second = cells.meanwhile(exchange.run, "t", SharedFile(words), timeout=60)
+    eventually(lambda: agent._tasks._items)
+    _expire(cells)
+    assert agent.submit_result(1)
+    task = agent.get_task(10)
+    assert task is not None
+    _expire(cells)
+    assert task.data.save(tmp_path / "copy").read_text() == "many words"
+    assert agent.submit_result(2)
+    assert [first.result(10).data, second.result(10).data] == [1, 2]
+    eventually(lambda: _offered(exchange) == 0)
+
+
+def test_a_tasks_file_is_withdrawn_with_its_answer(cells: Place, words: Path, tmp_path: Path) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "t", SharedFile(words), timeout=60)
+    task = agent.get_task(10)
+    assert task is not None
+    assert _offered(exchange) == 1
+    assert agent.submit_result(1)
+    assert running.result(10).ok
+    eventually(lambda: _offered(exchange) == 0)
+    with pytest.raises(DownloadError, match="gone"):
+        task.data.save(tmp_path / "copy")
+
+
+def test_a_job_can_save_the_file_of_a_task_that_its_caller_gave_up(cells: Place, words: Path, tmp_path: Path) -> None:
+    exchange, agent = cells.both()
+    abort = Abort()
+    running = cells.meanwhile(exchange.run, "t", SharedFile(words), abort=abort)
+    task = agent.get_task(10)
+    assert task is not None
+    eventually(lambda: not exchange._dispatcher._sending)
+    abort.trigger("not needed")
+    assert running.result(10).cause is Cause.ABORTED
+    assert task.data.save(tmp_path / "copy").read_text() == "many words"
+
+
+def test_a_tasks_file_is_withdrawn_when_its_job_leaves(cells: Place, words: Path) -> None:
+    exchange, agent = cells.both()
+    running = cells.meanwhile(exchange.run, "t", SharedFile(words), timeout=60)
+    assert agent.get_task(10)
+    agent.stop()
+    assert running.result(10).cause is Cause.PEER_ENDED
+    eventually(lambda: _offered(exchange) == 0)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

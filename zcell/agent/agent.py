@@ -21,7 +21,7 @@ from zcell.agent.task import BEGUN, PASS_THROUGH, RECEIVERS, Task, parse_task, r
 from zcell.message import ReturnCode
 from zcell.pipe.cell_pipe import CellPipe
 from zcell.pipe.handler import PipeHandler
-from zcell.pipe.message import Message, MsgType
+from zcell.pipe.message import TTL, Message, MsgType
 from zcell.pipe.pipe import Mode, Pipe
 
 _log = logging.getLogger("zcell.agent")
@@ -316,7 +316,7 @@ class Agent:
         wait = ResultWait(self._streaming_idle_timeout, self._download_complete_timeout)
         message = Message.new_reply(task.task_name, payload, req_msg_id=msg_id)
         message.offer_watch = wait
-        message.headers["ttl"] = self._streaming_idle_timeout or self._download_complete_timeout + _TTL_MARGIN
+        message.headers[TTL] = self._streaming_idle_timeout or self._download_complete_timeout + _TTL_MARGIN
         message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
         taken = self._send_answer(message, msg_id)
         if not taken:

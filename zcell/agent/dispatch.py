@@ -217,12 +217,14 @@ class Dispatcher:
         except ValueError as e:  # data that cannot travel: the caller's own mistake
             with self._changed:
                 conversation.take(assignment.msg_id)
+                conversation.withdraw(assignment.msg_id)
             assignment.refuse(e)
             return
         self._not_sent(conversation, message, assignment)
 
     def _not_sent(self, conversation: Conversation, message: Message, assignment: Assignment) -> None:
         with self._changed:
+            conversation.withdraw(message.msg_id)
             if conversation.is_ending or conversation.take(message.msg_id) is None:
                 return  # the job's last word decides, or has decided
         left = assignment.remaining()
@@ -266,6 +268,7 @@ class Dispatcher:
         self._arrivals.promised(message)
         with self._changed:
             assignment = conversation.take(message.req_id)
+            conversation.withdraw(message.req_id)
         if message.msg_type is not MsgType.REPLY or assignment is None:
             _log.info("dropped a %s that nobody waits for: %s", message.msg_type.value.lower(), message.topic)
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zcell.cell.cell import Cell
 
 _SHUTDOWN_SECONDS = 2.0
+_MAX_CHECK_SECONDS = 600.0  # a timer that was cancelled is kept until it would have been due
 
 
 class DownloadService(DownloadClient):
@@ -79,7 +80,7 @@ class DownloadService(DownloadClient):
         return tx
 
     def _watch(self, tx: Transaction, when: float) -> None:
-        delay = max(0.005, when - time.monotonic())
+        delay = min(max(0.005, when - time.monotonic()), _MAX_CHECK_SECONDS)
         tx.timer = self._cell.call_later(delay, lambda: self._check_soon(tx))
 
     def _check_soon(self, tx: Transaction) -> None:

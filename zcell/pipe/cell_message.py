@@ -11,15 +11,16 @@ from zcell.cell.cell import Cell
 from zcell.cell.payloads import LazyRef
 from zcell.codec import Buffer, RefTarget
 from zcell.errors import CodecError, DownloadError
-from zcell.pipe.message import Message, Topic
+from zcell.pipe.message import TTL, Message, Topic
 from zcell.pipe.offering import Offering
 from zcell.pipe.shared_file import files_fetched_by, files_offered_by
 
 _log = logging.getLogger("zcell.pipe.cell")
 DEFAULT_TTL = 60.0
 """Seconds without activity after which an object sent by reference is no longer offered, unless the message says otherwise."""
+_MAX_PATIENCE = 86400.0
 SMALL_BYTES = 16384
-_PASS_THROUGH, _RECEIVERS, _TTL = "pass_through", "receivers", "ttl"
+_PASS_THROUGH, _RECEIVERS = "pass_through", "receivers"
 
 
 @dataclass(slots=True)
@@ -39,15 +40,15 @@ def encode(cell: Cell, message: Message, peer: str, session: str, pass_through: 
     Raises `CodecError` for data that cannot travel; nothing stays on offer then.
     """
     limits = cell.limits
-    headers = {_TTL: DEFAULT_TTL, **message.headers}
+    headers = {TTL: DEFAULT_TTL, **message.headers}
     headers[_PASS_THROUGH] = bool(headers.get(_PASS_THROUGH, pass_through))
     receivers = headers.pop(_RECEIVERS, None) or (1 if headers[_PASS_THROUGH] else [peer])
-    offering = Offering(cell, receivers, float(headers[_TTL]), message.offer_watch)
+    offering = Offering(cell, receivers, float(headers[TTL]), message.offer_watch)
     try:
         body, buffers = _encode_data(cell, message.data, limits.inline_bytes, offering)
         if len(body) + sum(memoryview(b).nbytes for b in buffers) > limits.message_bytes // 2:
             offering.withdraw()
-            offering = Offering(cell, receivers, float(headers[_TTL]), message.offer_watch)
+            offering = Offering(cell, receivers, float(headers[TTL]), message.offer_watch)
             body, buffers = _encode_data(cell, message.data, limits.out_of_band_bytes, offering)
         parts: list[Any] = [memoryview(b) for b in buffers]
         whole = list(offering.add(memoryview(body))) if len(body) > limits.inline_bytes else memoryview(body)
@@ -107,8 +108,8 @@ def decode(cell: Cell, received: ReceivedMessage, abort: Abort) -> Message:
     Data that cannot be had is an `error` of the message, which says why.
     """
     message = received.message
-    ttl = message.headers.get(_TTL, DEFAULT_TTL)
-    idle = float(ttl) if isinstance(ttl, int | float) and 0 < ttl < 86400 else DEFAULT_TTL
+    ttl = message.headers.get(TTL, DEFAULT_TTL)
+    idle = float(ttl) if isinstance(ttl, int | float) and 0 < ttl < _MAX_PATIENCE else DEFAULT_TTL
 
     def fetch(target: RefTarget) -> Buffer:
         owner, ref_id, _ = target

@@ -18,6 +18,10 @@ def new_id() -> str:
     return f"{_random.getrandbits(128):032x}"
 
 
+TTL = "ttl"
+UNLIMITED = 1e9
+
+
 class MsgType(StrEnum):
     """Whether a message asks or answers."""
 
@@ -63,7 +67,8 @@ class Message:
     msg_id: str = field(default_factory=new_id)
     req_id: str | None = None
     headers: dict[str, Any] = field(default_factory=dict)
-    """Options of this one message: `pass_through`, `receivers`, `ttl`."""
+    """Options of this one message: `pass_through`, `receivers`, `ttl` (seconds without activity that end what it offers, and
+    its fetching; with `UNLIMITED` only the watch ends the offer, and the fetching has its usual patience)."""
     error: str = ""
     offer_watch: OfferWatch | None = field(default=None, repr=False)
     """Who watches the objects that this message sends by reference; stays on this side."""
