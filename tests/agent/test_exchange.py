@@ -25,7 +25,7 @@ from zcell.agent import (
 )
 from zcell.errors import CodecError
 from zcell.message import ReturnCode
-from zcell.pipe import PeerState
+from zcell.pipe import PeerState, Topic
 
 
 def test_a_task_goes_out_and_its_result_comes_back(place: Place) -> None:
@@ -270,6 +270,45 @@ def test_an_aborting_exchange_aborts_the_agent_and_its_loop(place: Place) -> Non
     exchange.abort("budget spent")
     with pytest.raises(AgentAborted, match="budget spent"):
         served.result(5)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("end", "the parent has ended: the exchange was stopped"),
+        ("abort", "the parent aborts: budget spent"),
+        ("gone", "the parent is gone: silent"),
+        ("stop", "the agent was stopped"),
+    ],
+)
+def test_a_job_that_computes_can_see_that_its_parent_does_not_wait_any_longer(place: Place, how: str, reason: str) -> None:
+    exchange, agent = place.both()
+    place.meanwhile(exchange.run, "t")
+    assert agent.get_task(10)
+    seen = {agent.closed_reason}
+    assert seen == {None}
+    if how == "end":
+        exchange.stop()
+    elif how == "abort":
+        exchange.abort("budget spent")
+    elif how == "gone":
+        assert agent._handler is not None
+        agent._handler.end(Topic.PEER_GONE, "silent")
+    else:
+        agent.stop()
+    eventually(lambda: agent.closed_reason == reason)
+    agent.stop()
+    assert agent.closed_reason == reason
+
+
+def test_an_agent_of_one_task_says_that_it_is_done(place: Place) -> None:
+    exchange = place.exchange()
+    agent = place.agent(launch_once=False).start()
+    running = place.meanwhile(exchange.run, "t", timeout=20)
+    assert agent.get_task(10)
+    assert agent.submit_result(1)
+    assert running.result(10).ok
+    assert agent.closed_reason == "this process was for one task, and it has been done"
 
 
 def test_a_stopped_agent_ends_its_task_with_the_cause(place: Place) -> None:

@@ -193,6 +193,12 @@ class Agent:
         if self._handler is None:
             self._on_status(message)
 
+    @property
+    def closed_reason(self) -> str | None:
+        """Why there will be no further task, as soon as that is known; None while there may be. For a job that computes."""
+        closed = self._tasks.closed_by
+        return None if closed is None else str(closed)
+
     # tasks
 
     def get_task(self, timeout: float | None = None) -> Task | None:

@@ -61,6 +61,11 @@ class Agent:
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
+    @property
+    def closed_reason(self) -> str | None:
+        """As `zcell.agent.Agent.closed_reason`."""
+        return self.sync.closed_reason
+
     async def get_task(self, timeout: float | None = None) -> Task | None:
         """As `zcell.agent.Agent.get_task`; a cancelled call takes no task."""
         self.sync.begin_get()
