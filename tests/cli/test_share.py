@@ -198,6 +198,34 @@ def test_a_sender_whose_file_changed_says_so_and_ends(tmp_path: Path, when: str)
     assert not (tmp_path / "here/big").exists()
 
 
+@pytest.mark.parametrize("changed", ["sub/7.txt", "large"])
+def test_a_sender_of_a_directory_in_which_a_file_changed_says_so_and_ends(tmp_path: Path, changed: str) -> None:
+    make_tree(tmp_path / "data")
+    with running("send", "data", cwd=tmp_path) as sender:
+        words = get_words(sender)
+        (tmp_path / "data" / changed).write_bytes(b"changed")
+        done = zcell(*words, "--to", "here", cwd=tmp_path)
+        assert done.returncode == 4
+        assert changed in done.stderr.decode()
+        assert "start `zcell send` again" in done.stderr.decode()
+        assert sender.finish() == (4, b"")
+        assert f"{changed}' has changed" in sender.errors
+        assert "send it again" in sender.errors
+    assert not (tmp_path / "here/data").exists()
+
+
+def test_a_failure_of_the_receivers_own_does_not_end_the_sender(tmp_path: Path) -> None:
+    contents = make_tree(tmp_path / "data")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/data").symlink_to(tmp_path)
+    with running("send", "data", cwd=tmp_path) as sender:
+        words = get_words(sender)
+        assert zcell(*words, "--to", "here", cwd=tmp_path).returncode == 5
+        assert zcell(*words, "--to", "there", cwd=tmp_path).returncode == 0
+        assert sender.finish()[0] == 0
+    assert (tmp_path / "there/data/large").read_bytes() == contents["large"]
+
+
 def test_an_interrupted_sender_ends_cleanly(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     with running("send", "f", cwd=tmp_path) as sender:

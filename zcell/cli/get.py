@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any
 from zcell.cli.exits import DONE, TRANSFER, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
-from zcell.cli.share import CHANNEL, CONFIRM, DESCRIBE, DIRECTORY, FILE, SENDER, check_address, checked_secret, name_fault
+from zcell.cli.share import (
+    CHANNEL,
+    CONFIRM,
+    DESCRIBE,
+    DIRECTORY,
+    FAILED,
+    FILE,
+    SENDER,
+    check_address,
+    checked_secret,
+    name_fault,
+)
 from zcell.digest import file_digest
 from zcell.download.staging import FileSink
-from zcell.errors import CellClosedError, DownloadError, LinkError, LinkRefusedError, ZcellError
+from zcell.errors import CellClosedError, DownloadError, LinkError, LinkRefusedError, WorkspaceError, ZcellError
 from zcell.limits import MIB
 
 if TYPE_CHECKING:
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
     from zcell.workspace.meter import WorkspaceProgress
 
 CONNECT_TIMEOUT = 15.0
+ADVICE = "start `zcell send` again"
 _MAX_TIME_NS = 1 << 62
 
 
@@ -88,7 +100,7 @@ def get_ref(address: str, ref: str, to: Path, *, insecure: bool, secret_file: Pa
         except (ZcellError, OSError) as error:
             if not interrupts.interrupted:
                 if isinstance(error, DownloadError) and error.reason == "source_failed":
-                    raise CommandError(TRANSFER, f"{error}; start `zcell send` again") from error
+                    raise CommandError(TRANSFER, f"{error}; {ADVICE}") from error
                 raise
             if not isinstance(error, CellClosedError):
                 screen.note(str(error))
@@ -153,7 +165,14 @@ def _fetch_file(cell: Cell, ref: str, description: dict[str, Any], to: Path, dra
 def _fetch_directory(cell: Cell, ref: str, description: dict[str, Any], to: Path, drawing: Drawing, abort: Abort) -> Fetched:
     from zcell.workspace.tree import fetch_tree
 
-    target, received = fetch_tree(cell, SENDER, str(description.get("offer")), to, progress=drawing.of_tree, abort=abort)
+    try:
+        target, received = fetch_tree(cell, SENDER, str(description.get("offer")), to, progress=drawing.of_tree, abort=abort)
+    except (DownloadError, WorkspaceError) as error:
+        # the sender looks whether what it offers has changed: then there is no use in trying again
+        answer = cell.request(SENDER, CHANNEL, FAILED, ref, timeout=CONNECT_TIMEOUT, abort=abort, optional=True)
+        if answer.ok and answer.payload:
+            raise CommandError(TRANSFER, f"{error}; {ADVICE}") from error
+        raise
     digest = str(received.digest)
     reply = cell.request(
         SENDER, CHANNEL, CONFIRM, {"ref": ref, "digest": digest}, timeout=CONNECT_TIMEOUT, abort=abort, optional=True

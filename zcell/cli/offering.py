@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from zcell.cli.share import CHANNEL, CONFIRM, DIRECTORY, FILE, below
+from zcell.cli.share import CHANNEL, CONFIRM, DIRECTORY, FAILED, FILE, below
+from zcell.errors import BundleError
 
 if TYPE_CHECKING:
     from zcell.cell import Cell
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from zcell.message import Request
     from zcell.workspace.meter import WorkspaceProgress
 
+SPOILED = "it can be served no more: {}; send it again"
 PATIENCE = 7 * 24 * 3600.0
 """Seconds without any receiver after which an offer is withdrawn."""
 
@@ -75,7 +78,7 @@ class FileOffer:
         return len({receiver for _, receiver in self._transaction.statistics().confirmed})
 
     def _on_source_failed(self, ref_id: str, text: str) -> None:
-        self._failure = f"it can be served no more: {text}; send it again"
+        self._failure = SPOILED.format(text)
         self.withdraw()
 
 
@@ -101,8 +104,10 @@ class DirectoryOffer:
         self._expected = receivers
         self._have: set[str] = set()
         self._withdrawn = False
+        self._failure = ""
         self._changed = threading.Condition()
         cell.register(CHANNEL, CONFIRM, self._on_confirm)
+        cell.register(CHANNEL, FAILED, self._on_failed)
 
     def withdraw(self) -> None:
         self._tree.close()
@@ -117,7 +122,7 @@ class DirectoryOffer:
         self.withdraw()
         if done:
             return ""
-        return "it was withdrawn" if ended else "nobody came for it"
+        return self._failure or ("it was withdrawn" if ended else "nobody came for it")
 
     def confirmed(self) -> int:
         return len(self._have)
@@ -130,3 +135,23 @@ class DirectoryOffer:
                 self._have.add(request.origin)
                 self._changed.notify_all()
         return known
+
+    def _on_failed(self, request: Request) -> str:
+        """A receiver has failed. It is answered, and the offer ends, when that will be so for everybody: why, else ``""``."""
+        fault = self._fault() if request.payload == self.ref else ""
+        if fault:
+            self._failure = SPOILED.format(fault)
+            self.withdraw()
+        return fault
+
+    def _fault(self) -> str:
+        """What of the tree is not as it was when it was listed."""
+        tree = self._tree.tree
+        try:
+            with tree.descent() as descent:
+                for index, entry in enumerate(tree.manifest):
+                    if not entry.is_dir:
+                        os.close(tree.open_in(descent, index))
+        except (BundleError, OSError) as error:
+            return str(error)
+        return ""

@@ -9,7 +9,7 @@ from zcell.cell.endpoints import check_endpoint, is_local
 from zcell.cli.exits import USAGE, CommandError
 
 CHANNEL = "zcell.share"
-DESCRIBE, CONFIRM = "describe", "confirm"
+DESCRIBE, CONFIRM, FAILED = "describe", "confirm", "failed"
 FILE, DIRECTORY = "file", "directory"
 MAX_NAME_BYTES = 240
 SENDER = "server"
