@@ -134,7 +134,7 @@ def test_a_job_ends_when_its_parent_is_killed(place: Place) -> None:
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_job_that_just_exits_keeps_its_code_and_says_goodbye(place: Place, code: int) -> None:
     exchange = place.exchange(peer_timeout=30)
-    with _job(exchange, "exit") as job:
+    with _job(exchange, "exit", heartbeat_timeout=60) as job:
         assert exchange.run("t", code, timeout=30).data == code
         begun = time.monotonic()
         assert job.wait() == code
@@ -144,7 +144,7 @@ def test_a_job_that_just_exits_keeps_its_code_and_says_goodbye(place: Place, cod
 
 def test_a_main_thread_that_ends_ends_the_worker_that_waits_for_tasks(place: Place) -> None:
     exchange = place.exchange(peer_timeout=30)
-    with _job(exchange, "worker") as job:
+    with _job(exchange, "worker", heartbeat_timeout=60) as job:
         job.expect("ready")
         job.expect("worker ended")
         assert job.wait() == 0
@@ -152,7 +152,7 @@ def test_a_main_thread_that_ends_ends_the_worker_that_waits_for_tasks(place: Pla
 
 def test_an_exception_is_the_jobs_own_exit_code_and_ends_its_task(place: Place) -> None:
     exchange = place.exchange(peer_timeout=30)
-    with _job(exchange, "crash") as job:
+    with _job(exchange, "crash", heartbeat_timeout=60) as job:
         got = exchange.run("t", timeout=30)
         assert got.cause is Cause.PEER_ENDED
         assert job.wait() == 1
@@ -163,7 +163,7 @@ def test_an_exception_is_the_jobs_own_exit_code_and_ends_its_task(place: Place) 
 def test_one_process_a_task_exits_by_itself_once_its_result_is_delivered(place: Place) -> None:
     exchange = place.exchange(peer_timeout=30)
     for _ in range(2):
-        with _job(exchange, "tell", launch_once=False) as job:
+        with _job(exchange, "tell", launch_once=False, heartbeat_timeout=60) as job:
             got = exchange.run("large", 2_000_000, timeout=60)
             assert got.ok, got.error
             np.testing.assert_array_equal(got.data, np.ones(2_000_000))
@@ -174,7 +174,7 @@ def test_one_process_a_task_exits_by_itself_once_its_result_is_delivered(place: 
 
 def test_a_job_whose_parent_ends_leaves_normally(place: Place) -> None:
     exchange = place.exchange(peer_timeout=30)
-    with _job(exchange, "tell") as job:
+    with _job(exchange, "tell", heartbeat_timeout=60) as job:
         job.expect("ready")
         assert exchange.wait_for_peer(20)
         exchange.stop()
