@@ -67,3 +67,37 @@ def test_a_log_file_that_cannot_be_written_costs_no_output() -> None:
     output.feed("stdout", b"one\ntwo\n")
     output.end()
     assert output.text() == "one\ntwo\n"
+
+
+class Blocks:
+    """Takes all lines of a moment at once."""
+
+    takes_blocks = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes]] = []
+
+    def __call__(self, stream: str, lines: bytes) -> None:
+        self.seen.append((stream, lines))
+
+
+def test_who_takes_blocks_gets_whole_lines_in_one_piece(tmp_path: Path) -> None:
+    blocks = Blocks()
+    output = JobOutput(blocks, tmp_path / "log")
+    output.feed("stdout", b"one\ntwo\nthr")
+    output.feed("stderr", b"oops")
+    output.feed("stdout", b"ee\n")
+    output.feed("stdout", b"." * (LINE_BYTES + 1))
+    output.end()
+    expected = [("stdout", b"one\ntwo\n"), ("stdout", b"three\n"), ("stdout", b"." * (LINE_BYTES + 1)), ("stderr", b"oops")]
+    assert blocks.seen == expected
+    whole = b"".join(lines for _, lines in expected)
+    assert output.text().encode() == whole
+    assert (tmp_path / "log").read_bytes() == whole
+
+
+def test_a_block_larger_than_what_is_kept_leaves_its_end() -> None:
+    output = JobOutput()
+    output.feed("stdout", b"." * KEPT_BYTES + b"the end\n")
+    assert output.text().startswith("[8 earlier bytes are not kept]\n")
+    assert output.text().endswith("the end\n")

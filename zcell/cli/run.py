@@ -29,6 +29,17 @@ OWNER = "server"
 """The name of the cell that owns the job's workspace."""
 
 
+class PassedOn:
+    """A job's output, passed on as it comes; only with ``--json`` anybody needs its lines."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.takes_blocks = not screen.json
+        self._screen = screen
+
+    def __call__(self, stream: str, lines: bytes) -> None:
+        self._screen.output(stream, lines)
+
+
 class Transfers:
     """Shows the job's files travelling, both ways; remembers the last word of each."""
 
@@ -93,7 +104,7 @@ def run_job(
         closing(launcher.make()) as starter,
         Cell(OWNER, listen=launcher.endpoints(starter), insecure=launcher.insecure, secret=new_secret()) as cell,
     ):
-        handle = starter.launch(spec, cell, on_output=screen.output, on_progress=transfers)
+        handle = starter.launch(spec, cell, on_output=PassedOn(screen), on_progress=transfers)
         screen.result("started", job_id=spec.job_id, launcher=launcher.name, command=list(command))
         interrupts.abort.add_callback(lambda: _ask_to_end(screen, handle))
         interrupts.again = lambda: _end_at_once(screen, handle)

@@ -57,7 +57,7 @@ class Screen:
         return UNREAD if STDOUT.unread else USAGE if STDOUT.fault else 0
 
     def output(self, stream: str, line: bytes) -> None:
-        """One line of a job's own output, passed on as it is."""
+        """One line of a job's own output (without `json` any number of them), passed on as it is."""
         if self.json:
             self.result("output", stream=stream, line=line.decode(errors="replace").rstrip("\n"))
             return

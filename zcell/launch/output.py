@@ -22,7 +22,8 @@ KEPT_BYTES = 4 * MIB
 """What `text` can show: the end of the output."""
 
 OutputCallback = Callable[[str, bytes], None]
-"""Called with the stream's name ("stdout" or "stderr") and one line as it was written, newline included."""
+"""Called with the stream's name ("stdout" or "stderr") and one line as it was written, newline included. One with an attribute
+`takes_blocks` that is true gets all lines of a moment at once instead: many short ones are passed on much faster so."""
 
 
 class LineSplitter:
@@ -41,6 +42,15 @@ class LineSplitter:
         self._rest = rest
         return found
 
+    def feed_block(self, data: bytes) -> list[bytes]:
+        """The same lines in one piece, or none."""
+        data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        if len(data) - end > LINE_BYTES:
+            end = len(data)
+        self._rest = data[end:]
+        return [data[:end]] if end else []
+
     def end(self) -> list[bytes]:
         """What is left when the stream has ended."""
         rest, self._rest = self._rest, b""
@@ -56,16 +66,18 @@ class JobOutput:
 
     def __init__(self, callback: OutputCallback | None = None, file: Path | None = None) -> None:
         self._callback = callback
+        self._by_line = callback is not None and not getattr(callback, "takes_blocks", False)
         self._file: BinaryIO | None = file.open("ab") if file is not None else None
         self._lock = threading.Lock()
-        self._lines: deque[bytes] = deque()
+        self._blocks: deque[bytes] = deque()
         self._held_bytes = 0
         self._dropped_bytes = 0
         self._splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
 
     def feed(self, stream: str, data: bytes) -> None:
         """Bytes that arrived on `stream`."""
-        self._take(stream, self._splitters[stream].feed(data))
+        splitter = self._splitters[stream]
+        self._take(stream, splitter.feed(data) if self._by_line else splitter.feed_block(data))
 
     def end(self) -> None:
         """Both streams have ended. Idempotent."""
@@ -76,28 +88,30 @@ class JobOutput:
     def text(self) -> str:
         """The kept lines as text; bytes that are no UTF-8 are replaced, and a first line says how much is missing."""
         with self._lock:
-            whole, dropped = b"".join(self._lines), self._dropped_bytes
+            whole, dropped = b"".join(self._blocks), self._dropped_bytes
         notice = f"[{dropped} earlier bytes are not kept]\n" if dropped else ""
         return notice + whole.decode(errors="replace")
 
-    def _take(self, stream: str, lines: list[bytes]) -> None:
-        for line in lines:
-            self._keep(line)
-            self._write(line)
-            if self._callback is not None:
-                try:
-                    self._callback(stream, line)
-                except Exception:
-                    log.exception("the callback for a job's output raised; it is not called again")
-                    self._callback = None
+    def _take(self, stream: str, parts: list[bytes]) -> None:
+        if not parts:
+            return
+        block = b"".join(parts)
+        self._keep(block)
+        self._write(block)
+        try:
+            for part in parts:
+                if self._callback is not None:
+                    self._callback(stream, part)
+        except Exception:
+            log.exception("the callback for a job's output raised; it is not called again")
+            self._callback = None
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, block: bytes) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(line)
-            if line.endswith(b"\n"):
-                self._file.flush()
+            self._file.write(block)
+            self._file.flush()
         except OSError as error:  # a full disk must not take the job along
             log.warning("the job's log file cannot be written any more: %s", error)
             self._close_file()
@@ -108,11 +122,13 @@ class JobOutput:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def _keep(self, line: bytes) -> None:
+    def _keep(self, block: bytes) -> None:
+        end = block[-KEPT_BYTES:]
         with self._lock:
-            self._lines.append(line)
-            self._held_bytes += len(line)
+            self._blocks.append(end)
+            self._held_bytes += len(end)
+            self._dropped_bytes += len(block) - len(end)
             while self._held_bytes > KEPT_BYTES:
-                gone = len(self._lines.popleft())
+                gone = len(self._blocks.popleft())
                 self._held_bytes -= gone
                 self._dropped_bytes += gone
