@@ -358,6 +358,17 @@ def test_a_second_end_of_the_same_mode_takes_over(root: Path, passive: FilePipe)
             first.receive(5.0)
 
 
+def test_an_end_that_was_replaced_leaves_its_successor_alone(root: Path, passive: FilePipe) -> None:
+    with FilePipe(Mode.PASSIVE, root) as successor:
+        successor.open("task")
+        passive.close()
+        with FilePipe(Mode.ACTIVE, root) as active:
+            active.open("task")
+            assert active.send(Message.new_request("t", 1), 10.0)
+            assert _next(successor).data == 1
+    assert not root.exists()
+
+
 def test_the_file_system_decides_whether_the_kernel_is_asked(tmp_path: Path) -> None:
     assert file_system(Path("/proc")) == "proc"
     for portable in (False, True):

@@ -123,11 +123,13 @@ class FilePipe(Pipe):
         leaving in the same moment and do the same, so that each step may find it done.
         """
         try:
-            mine = (n for n in _names_left(self._outbox) if f"-{self._incarnation}" in n and ".taken-" not in n)
-            _remove_ours(self._outbox, mine)
+            sent = _names_left(self._outbox)
+            _remove_ours(self._outbox, (n for n in sent if f"-{self._incarnation}" in n and ".taken-" not in n))
             left = _names_left(self._inbox)
             taken = f".taken-{self._incarnation}"
             _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
+            if any(incarnation_of(n) not in (None, self._incarnation) for n in sent):  # it has taken this end's place
+                return
             if any(self._may_be_alive(p) for n in left if (p := incarnation_of(n)) is not None):
                 return
             for box in (self._inbox, self._outbox):
