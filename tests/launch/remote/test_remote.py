@@ -20,7 +20,7 @@ from tests.programs import running
 from zcell import Cell
 from zcell.errors import LaunchError
 from zcell.launch import JobReturnCode, JobSpec, JobState
-from zcell.launch.remote import RemoteHandle
+from zcell.launch.remote import EngineState, EngineView, RemoteHandle
 
 
 @pytest.fixture
@@ -116,6 +116,26 @@ def test_an_engine_that_lags_and_falls_over_does_not_end_the_job(start: Starter,
     eventually(lambda: engine.asked > asked + 5)
     assert handle.poll() is JobReturnCode.UNKNOWN
     assert handle.kill() is JobReturnCode.ABORTED
+
+
+def test_a_job_that_cannot_begin_again_ends_and_the_others_go_on(
+    start: Starter, elsewhere: LocalLauncher, engine: LocalEngine, tmp_path: Path
+) -> None:
+    elsewhere.may_requeue = True
+    (tmp_path / "files").mkdir()
+    handle = start("sh", "-c", "echo one; sleep 300", job_directory=tmp_path / "files")
+    other = start("sh", "-c", "echo two; sleep 300", job_id="other")
+    start.wait_for(b"one\n")
+    start.wait_for(b"two\n")
+    (tmp_path / "files").rmdir()
+    engine.views["job-1"] = EngineView(EngineState.PENDING, run=1)
+    asked = engine.asked
+    eventually(lambda: engine.asked > asked + 2, LIMIT)
+    del engine.views["job-1"]
+    assert handle.wait(LIMIT) is JobReturnCode.ABORTED
+    assert handle.reason.startswith("it was to begin again and cannot: job job-1: its workspace cannot be offered: ")
+    assert other.state is JobState.RUNNING
+    assert other.kill() is JobReturnCode.ABORTED
 
 
 def test_a_job_that_was_never_listed_has_vanished(start: Starter, engine: LocalEngine) -> None:

@@ -9,6 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from zcell.errors import ZcellError
 from zcell.launch.credentials import Credentials
 from zcell.launch.handle import JobHandle
 from zcell.launch.output import JobOutput
@@ -172,11 +173,22 @@ class RemoteHandle(JobHandle):
         """What is to be done now; see `Course.decide`."""
         with self._lock:
             actions, begun = self._course.decide(time.monotonic()), self._course.beginnings
-        if begun != self._renewed:
-            self._renewed, self._last_batch = begun, -1
-            if self._renew is not None:  # the token of the first run is used up once it has brought something back
-                self.credentials = self._renew()
-        return actions
+        if begun == self._renewed:
+            return actions
+        self._renewed, self._last_batch = begun, -1
+        return actions if self._renew_credentials() else []
+
+    def _renew_credentials(self) -> bool:
+        """Whether a job that begins again can: the token of its first run is used up once it has brought something back."""
+        if self._renew is None:
+            return True
+        try:
+            self.credentials = self._renew()
+        except (ZcellError, OSError, ValueError) as error:  # its files, or its parent, may be gone by now
+            with self._lock:
+                self._course.kill(time.monotonic(), f"it was to begin again and cannot: {error}")
+            return False
+        return True
 
     @property
     def has_ended(self) -> bool:

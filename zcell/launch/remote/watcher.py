@@ -95,7 +95,9 @@ class Watcher:
             handle.engine_says(views.get(handle, EngineView(EngineState.ABSENT)), asked)
 
     def _look_after(self, handle: RemoteHandle) -> None:
-        for action in handle.decide():
+        actions: list[Action] = []
+        self._try(handle, "look after", lambda: actions.extend(handle.decide()))  # one job's trouble is not that of the others
+        for action in actions:
             self._try(handle, action.value, lambda action=action: self._act(handle, action))  # type: ignore[misc]
         if handle.has_ended:
             self._end(handle)
