@@ -136,6 +136,45 @@ def test_a_stop_waits_for_records_that_the_job_has_not_sent_yet(place: Place, mo
     assert records == list(range(COUNT))
 
 
+def test_a_stop_waits_for_records_of_a_job_that_is_just_leaving(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end of the task pipe is closed already, so that it does not take the exchange's word."""
+    made, agent = place.both(metrics=True)
+    records: list[Any] = []
+    made.on_metric(records.append)
+    go_on = _hold_back(agent, monkeypatch)
+    answered = place.meanwhile(_log_and_answer, agent)
+    assert made.run("t", 1, timeout=20).data == 1
+    answered.result(10)
+    told = threading.Event()
+
+    def not_taken(data: Any) -> bool:
+        told.set()
+        return False
+
+    assert made._dispatcher._current is not None
+    monkeypatch.setattr(made._dispatcher._current.handler, "notify_end", not_taken)
+    stopped = place.meanwhile(made.stop)
+    assert told.wait(10)
+    go_on()
+    stopped.result(20)
+    assert records == list(range(COUNT))
+
+
+def test_a_stop_ends_its_wait_when_it_learns_that_the_job_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, agent = place.both(metrics=True)
+    go_on = _hold_back(agent, monkeypatch)
+    answered = place.meanwhile(_log_and_answer, agent)
+    assert made.run("t", 1, timeout=20).data == 1
+    answered.result(10)
+    begun = time.monotonic()
+    stopped = place.meanwhile(made.stop)
+    eventually(lambda: agent._closing.triggered)
+    made.peer_is_gone("killed")
+    stopped.result(20)
+    assert time.monotonic() - begun < exchange._METRICS_TIMEOUT
+    go_on()
+
+
 def test_a_stop_does_not_wait_for_records_of_a_job_that_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     made, agent = place.both(metrics=True)
     go_on = _hold_back(agent, monkeypatch)

@@ -63,8 +63,8 @@ class Dispatcher:
             current = self._current
         if current is None:
             self._pipe.close()
-        elif not current.handler.leave("the exchange was stopped"):
-            self._arrivals.job_is_gone()
+            return
+        current.handler.leave("the exchange was stopped")
 
     def abort(self, reason: str) -> None:
         self._end_all(Cause.ABORTED, reason)
@@ -115,6 +115,8 @@ class Dispatcher:
             self._changed.wait_for(lambda: conversation.is_decided, left)
 
     def peer_is_gone(self, reason: str) -> None:
+        if self._stopping.triggered:  # then no conversation is left that could say it
+            self._arrivals.job_is_gone()
         current = self._current
         if current is not None:
             current.handler.end(Topic.PEER_GONE, reason)

@@ -123,19 +123,16 @@ class PipeHandler:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def leave(self, data: Any = None, close_pipe: bool = True, *, unheard_timeout: float = 0.0) -> bool:
+    def leave(self, data: Any = None, close_pipe: bool = True, *, unheard_timeout: float = 0.0) -> None:
         """Tell a peer that is there that the conversation is over (see `notify_end`), and `stop`. Idempotent.
 
-        A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word. False when
-        the peer was there and did not take it.
+        A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word.
         """
-        taken = True
         if self.peer_state is PeerState.LIVE and not self.is_over:
-            taken = self.notify_end(data)
+            self.notify_end(data)
         elif self.peer_state is PeerState.WAITING and not self.is_over and self._threads and unheard_timeout > 0:
             self._notify(Topic.END, data, unheard_timeout)
         self.stop(close_pipe)
-        return taken
 
     def rest(self, deadline: float) -> Iterator[Message]:
         """After ``stop(close_pipe=False)``: messages that the pipe has taken and nobody was given, until `deadline` (monotonic).
