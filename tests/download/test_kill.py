@@ -37,7 +37,8 @@ RECEIVER = """
     from zcell import Cell
     from zcell.limits import Limits
     url, secret, ref_id, to = sys.argv[1:5]
-    with Cell("site-1", parent=url, secret=bytes.fromhex(secret), limits=Limits(chunk_bytes=65536)) as cell:
+    limits = Limits(chunk_bytes=65536, window_bytes=8 << 20)  # a window that does not grow, so that what is lost can be counted
+    with Cell("site-1", parent=url, secret=bytes.fromhex(secret), limits=limits) as cell:
         cell.wait_ready(20)
         print("ready", flush=True)
         cell.downloads.fetch_file("server", ref_id, to, idle_timeout=30)
