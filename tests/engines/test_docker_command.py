@@ -106,3 +106,19 @@ def test_the_json_output_is_nothing_but_objects(docker: list[object], tmp_path: 
     assert lines[0]["event"] == "started"
     assert lines[0]["launcher"] == "docker"
     assert lines[-1]["event"] == "summary"
+
+
+def test_the_doctor_finds_an_engine_that_runs_jobs_well_and_leaves_nothing(docker: list[object], dockerd: DockerEngine) -> None:
+    done = zcell("doctor", *docker[1:], "--json")
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    findings = events(done.stdout, "finding")
+    assert len(findings) > 5
+    assert all(finding["ok"] for finding in findings), findings
+    assert dockerd.left() == []
+
+
+def test_the_doctor_names_what_is_wrong_with_an_engine(docker: list[object]) -> None:
+    done = zcell("doctor", *docker[1:], "--set", "network=nowhere")
+    assert done.returncode in (2, 3)
+    assert "FAILED" in done.stdout.decode()
+    assert "nowhere" in done.stdout.decode()

@@ -68,3 +68,20 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path: Path, arguments: list[str], 
     assert done.returncode == 2, done.stderr.decode()
     assert text in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_the_doctor_finds_a_cluster_that_runs_jobs_well_and_leaves_nothing(cluster: SlurmCluster) -> None:
+    done = zcell("doctor", "--launcher", "slurm", "--json")
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    findings = events(done.stdout, "finding")
+    assert len(findings) > 5
+    assert all(finding["ok"] for finding in findings), findings
+    eventually(lambda: not cluster.left(), 20, cluster.left)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_doctor_names_what_is_wrong_with_a_cluster() -> None:
+    done = zcell("doctor", "--launcher", "slurm", "--set", "partition=nowhere")
+    assert done.returncode in (2, 3, 5)
+    assert "FAILED" in done.stdout.decode()
+    assert "nowhere" in done.stdout.decode() or "partition" in done.stdout.decode()
