@@ -174,7 +174,8 @@ def test_a_full_inbox_refuses_and_takes_again_when_it_is_read(both: tuple[CellPi
         assert passive.send(Message.new_request(Topic.HEARTBEAT, number))
     eventually(lambda: active.last_peer_active_time > before)
     assert len(active._received) == 1000, "nor is a heartbeat one message too many"
-    assert active.receive(5) is not None
+    for _ in range(150):  # heartbeats that are still on their way may take some of the room
+        assert active.receive(5) is not None
     assert passive.send(Message.new_request("t", "room"), 10)
 
 

@@ -1,6 +1,7 @@
 """The runner's ear: signals and the launcher's death. Invariant: once a stop was asked for, the command ends within its grace.
 
-A signal handler only writes a byte; everything else happens on this thread, so that no handler ever waits for a lock.
+A signal only writes a byte, from C: a handler in Python may have to wait until the main thread's system call is over, which is the
+command's end. Everything else happens on this thread.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Watch:
         self._grace = grace
         self._report = Report()
         self._kill_at: float | None = None
+        self._previous_fd = -1
         self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self.stopping = Abort()
         """Triggered by the first order to stop, or by the launcher's death."""
@@ -47,14 +49,17 @@ class Watch:
         return self._lease is not None
 
     def start(self) -> None:
+        self._previous_fd = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)  # a full pipe of signals says the same
         for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._heard_signal)
+            self._previous[number] = signal.signal(number, _heard)
         self._thread.start()
 
     def stop(self) -> None:
         """Hear no more. Idempotent; signals do again what they did before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            signal.set_wakeup_fd(self._previous_fd)
         self._previous.clear()
         if self._thread.is_alive():
             os.write(self._mouth, b"q")
@@ -67,12 +72,6 @@ class Watch:
         self._report = report
         if self._lease is not None:
             self._lease.send(report)
-
-    def _heard_signal(self, number: int, frame: FrameType | None) -> None:
-        try:
-            os.write(self._mouth, b"s")
-        except BlockingIOError:  # a full pipe of signals says the same
-            return
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -87,8 +86,9 @@ class Watch:
                     heard = os.read(self._ear, 4096)
                     if b"q" in heard:
                         return
-                    for _ in range(heard.count(b"s")):  # a second signal ends the grace
-                        self._stop(0.0 if self.stopping.triggered else self._grace)
+                    for number in heard:
+                        if number in STOP_SIGNALS:  # a second one ends the grace
+                            self._stop(0.0 if self.stopping.triggered else self._grace)
                 self._keep_time()
 
     def _timeout(self) -> float | None:
@@ -124,3 +124,7 @@ class Watch:
             self._command.kill_all()
         if self._report.phase == Phase.UPLOAD and self._lease is not None:
             self._lease.send(self._report)
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    """What counts is the byte that the interpreter has written by now."""
