@@ -252,6 +252,17 @@ def test_links_among_results_are_refused_by_name(tcp_site: Site) -> None:
     upload_results(context)
 
 
+def test_results_of_a_job_that_was_given_nothing_replace_what_is_there(tcp_site: Site) -> None:
+    """There is no state that both began with, so what differs tells nothing of who changed it."""
+    write_tree(tcp_site.root, {f"{JOB}/out": b"of the last run", f"{JOB}/mine": b"m"}, seed=1)
+    write_tree(tcp_site.job_root, {f"{JOB}/out": b"of this run"}, seed=2)
+    received = upload_results(tcp_site.add_job(directions=["up"]))
+    assert received is not None
+    assert received.conflicts == 0
+    assert sorted(path.name for path in (tcp_site.root / JOB).iterdir()) == ["mine", "out"]
+    assert (tcp_site.root / JOB / "out").read_bytes() == b"of this run"
+
+
 def test_progress_is_seen_at_both_ends_in_both_directions(tcp_site: Site) -> None:
     write_tree(tcp_site.root, {f"{JOB}/{n}": os.urandom(5000) for n in range(20)} | {f"{JOB}/large": os.urandom(8 * MIB)})
     at_owner: list[WorkspaceProgress] = []

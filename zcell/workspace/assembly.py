@@ -80,11 +80,11 @@ class Assembly:
                 raise BundleError(f"{entry.path!r} changed at the destination during the transfer; try again")
             directory, name = self._tree.above(entry.path)
             same_mode = status.st_mode & PERMISSION_BITS == entry.mode
+            mode = entry.mode
             if may_link:
                 self._held[entry.path] = holding.identity
-            mode = (
-                stat.S_IMODE(status.st_mode) if may_link and same_mode else entry.mode
-            )  # setuid and the like stay, never travel
+                if same_mode:
+                    mode = stat.S_IMODE(status.st_mode)  # setuid and the like never travel, and stay where they are
             may_link = may_link and same_mode and status.st_mtime_ns == entry.mtime_ns and status.st_nlink == 1
             if may_link and link(destination.above(entry.path), (directory, name), status):
                 self._settled.add(index)

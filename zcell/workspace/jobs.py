@@ -125,8 +125,8 @@ class Job:
         self.on_results = on_results
         self.preparation: Preparation | None = None
         self.publications: dict[str, Publication] = {}
-        self.shipped: Mapping[str, Entry] = {}
-        """What the job was given: only what differs from it in the results did the job change, or remove."""
+        self.shipped: Mapping[str, Entry] | None = None
+        """What the job was given: only what differs from it in the results did the job change, or remove. None: not by this owner."""
         self.removed = False
         """Its token is void, and what runs for it ends."""
         self.given_up = False

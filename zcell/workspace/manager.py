@@ -346,7 +346,7 @@ class WorkspaceManager:
             remote,
             names={job.job_id: places.results.name},
             also_held=None if back_home else {job.job_id: places.job_directory},
-            base=Base(job.shipped, job.job_id) if back_home else None,
+            base=Base(job.shipped, job.job_id) if back_home and job.shipped is not None else None,
             meter=meter,
             before_install=lambda: _check_wanted(job, publication),
         )
