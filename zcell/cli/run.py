@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 OWNER = "server"
 """The name of the cell that owns the job's workspace."""
+_ID_BYTES = 4
+"""Random bytes that tell one job of a workspace from the next."""
 
 
 class PassedOn:
@@ -97,6 +99,8 @@ def run_job(
     screen = Screen(json=json)
     spec = replace(_spec(workspace, command, results, env), skip_links=skip_links, grace=grace)
     spec = replace(spec, excludes=below(spec.job_id, excludes))
+    # what a run that was killed had half brought back; its job is gone as well, so nobody will continue it
+    discard_stages((results or workspace).resolve().parent, f"up-{spec.job_id[: -2 * _ID_BYTES]}" + "[0-9a-f]" * 2 * _ID_BYTES)
     transfers = Transfers(screen)
     began = time.monotonic()
     with (
@@ -131,10 +135,8 @@ def _spec(workspace: Path, command: Sequence[str], results: Path | None, env: Se
             raise CommandError(USAGE, f"--env {item}: expected NAME=VALUE")
         variables[name] = value
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", workspace.resolve().name).strip("-")[:40] or "job"
-    # what a run that was killed had half brought back; its job is gone as well, so nobody will continue it
-    discard_stages((results or workspace).resolve().parent, f"up-{stem}-" + "[0-9a-f]" * 8)
     return JobSpec(
-        job_id=f"{stem}-{secrets.token_hex(4)}",
+        job_id=f"{stem}-{secrets.token_hex(_ID_BYTES)}",
         command=command,
         job_directory=workspace.absolute(),
         results=results.absolute() if results is not None else None,
