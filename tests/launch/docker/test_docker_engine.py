@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,28 @@ def test_every_failure_of_the_engine_is_one_kind_of_error(tmp_path: Path) -> Non
         with pytest.raises(EngineError, match="the Docker engine cannot"):
             call()
     engine.close()
+
+
+def test_a_refused_connection_is_closed_while_its_error_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = tmp_path / "d.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+    monkeypatch.setattr(DockerEngine, "_knock", lambda _: None)  # the engine went away just after it
+    engine = DockerEngine(f"unix://{address}", "owner")
+    gc.collect()
+    gc.disable()
+    kept = []
+    try:
+        before = sorted(Path("/proc/self/fd").iterdir())
+        for _ in range(3):
+            with pytest.raises(EngineError, match="cannot be reached") as caught:
+                engine.survey([])
+            kept.append(caught.value)
+        assert sorted(Path("/proc/self/fd").iterdir()) == before
+    finally:
+        gc.enable()
+        engine.close()
+    assert len(kept) == 3
 
 
 def test_only_an_engine_of_this_machine_has_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

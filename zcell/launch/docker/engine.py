@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +77,7 @@ class DockerEngine(Engine):
             return self._clients[timeout]
 
     def _knock(self) -> None:
-        """Say at once that nobody listens: the SDK keeps the socket of every connection that fails until garbage is collected."""
+        """Say at once, and in few words, that nobody listens."""
         path = self.socket
         if path is None:
             return
@@ -98,6 +99,7 @@ class DockerEngine(Engine):
         except NotFound as error:
             raise NoSuchContainerError(f"the Docker engine cannot {doing}: {explain(error)}") from error
         except (DockerException, requests.RequestException, OSError) as error:
+            _close_sockets(error)
             raise EngineError(f"the Docker engine cannot {doing}: {explain(error)}") from error
 
     # networks and images
@@ -237,6 +239,26 @@ def ended_view(state: Mapping[str, Any]) -> EngineView:
         reason = f"{reason}: {state['Error']}" if reason else str(state["Error"])
     failure = "link" if code == Refusal.NO_LINK else ""
     return EngineView(EngineState.ENDED, outcome=Outcome(JobReturnCode.from_exit_code(code), reason, code, failure))
+
+
+def _close_sockets(error: BaseException) -> None:
+    """Close the sockets of the calls that failed.
+
+    The SDK leaves that of a connection that was refused in a local variable: it would stay open for as long as anybody, a log
+    record say, keeps the error.
+    """
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or any(one is known for known in found):
+            continue
+        found.append(one)
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            for value in frame.f_locals.values():
+                if isinstance(value, socket.socket):
+                    value.close()
+        waiting += [one.__cause__, one.__context__, *(part for part in one.args if isinstance(part, BaseException))]
 
 
 def explain(error: Exception) -> str:
