@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -16,9 +17,11 @@ from typing import Any, TypeVar, cast
 import zmq
 
 from zcell import codec as codecs
+from zcell._native.handover import Sleeper
 from zcell.abort import Abort
 from zcell.cell.builtin import register_builtin
 from zcell.cell.calls import PendingCalls
+from zcell.cell.context import SharedContext
 from zcell.cell.dispatch import Dispatcher
 from zcell.cell.endpoints import check_endpoint, is_local, require_local
 from zcell.cell.events import LinkEvent
@@ -54,7 +57,8 @@ class Cell:
     Args:
         fqcn: the cell's name; its parent in the tree follows from it (`FQCN.tree_parent`).
         listen: endpoints where children arrive: ``tcp://HOST:PORT`` (port 0: any free one), ``ipc://PATH``, ``inproc://NAME``.
-        parent: the endpoint of the parent, for every cell that has one.
+        parent: the endpoint of the parent, for every cell that has one; or the parent itself, when it is a cell of this process
+            that listens: their link then takes neither network nor `insecure`, and the parent's secret by default.
         secret: the link secret both ends of a link must know: at least 16 bytes, or the path of a file of mode 0600 that holds
             it in hexadecimal. By default the one of this user, made at first use, which keeps other users of the machine out.
         kit: identity on disk; not available in this version.
@@ -70,7 +74,7 @@ class Cell:
         fqcn: str,
         *,
         listen: str | Sequence[str] = (),
-        parent: str | None = None,
+        parent: str | Cell | None = None,
         secret: bytes | str | Path | None = None,
         kit: object = None,
         insecure: bool = False,
@@ -90,6 +94,10 @@ class Cell:
         for url in self._listen:
             require_local(url, "listen", insecure)
         parent_name = FQCN.tree_parent(fqcn)
+        self._join: Callable[[], SharedContext] = functools.partial(SharedContext, context)
+        if isinstance(parent, Cell):
+            secret = parent.link_secret if secret is None else secret
+            parent, self._join = parent._inner_place(fqcn, context)
         if parent is not None:
             require_local(check_endpoint(parent, "parent"), "parent", insecure)
             if not parent_name:
@@ -99,8 +107,7 @@ class Cell:
         self._secret = _secret_bytes(secret) if listen or parent or secret is not None else b"\0" * 32
         self.instance = secrets.token_hex(16)
         self.codec = codecs.Codec(codecs.default)
-        self._own_context = context is None
-        self._context = context
+        self._retries_bind = context is not None
         self._pid = os.getpid()
         self._state_lock = threading.Lock()
         self._stopped = threading.Event()
@@ -139,20 +146,28 @@ class Cell:
         if self._open_to_others:
             urls = ", ".join(u for u in [*self._listen, self._parent_url] if u and not is_local(u))
             security_log.warning("cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, urls)
+        try:
+            self._context = self._join()
+        except CellClosedError:
+            self._state = "stopped"
+            raise
         self._build()
         try:
             if self._listen:
-                self._gate = Gate(self._switch, self._identity, self._proof, self._zmq)
-                self._endpoints = tuple(self._gate.bind(self._listen, 0.0 if self._own_context else 1.0))
+                self._gate = Gate(self._switch, self._identity, self._proof, self._context.zmq)
+                bound = self._gate.bind([*self._listen, self._inner_url], 1.0 if self._retries_bind else 0.0)
+                self._endpoints = tuple(bound[:-1])
         except BaseException:
             self._state = "stopped"
             self._io.end(0)
-            self._release_context()
+            self._context.leave()
             raise
         if self._gate is not None:
             self._io.post(self._gate.open)
         if self._parent_url is not None:
-            self._uplink = Uplink(self._switch, self._identity, self._proof, self._zmq, self._parent_url, self._parent_name)
+            self._uplink = Uplink(
+                self._switch, self._identity, self._proof, self._context.zmq, self._parent_url, self._parent_name
+            )
             self._io.post(self._uplink.open)
         self._io.post(self._beat)
         self._state = "running"
@@ -161,7 +176,6 @@ class Cell:
 
     def _build(self) -> None:
         limits = self.limits
-        self._zmq: zmq.Context[Any] = self._context if self._context is not None else zmq.Context()
         self._identity = LinkIdentity(self.fqcn, bytes.fromhex(self.instance), limits.link_work_bytes)
         self._proof = SharedSecretProof(self._secret)
         self._io = IoLoop(self.fqcn)
@@ -207,7 +221,7 @@ class Cell:
         if busy:
             log.warning("cell %s stopped, but these threads are still busy: %s", self.fqcn, ", ".join(busy))
         self._calls.fail(ReturnCode.ABORTED, f"cell {self.fqcn} was stopped")
-        self._release_context()
+        self._context.leave()
         self._state = "stopped"
         self._stopped.set()
 
@@ -229,10 +243,6 @@ class Cell:
             self._uplink.close(reason)
         if self._gate is not None:
             self._gate.close(reason)
-
-    def _release_context(self) -> None:
-        if self._own_context:
-            self._zmq.term()
 
     def __enter__(self) -> Cell:
         return self.start() if self._state == "new" else self
@@ -259,6 +269,20 @@ class Cell:
     def endpoints(self) -> tuple[str, ...]:
         """The addresses bound, ports resolved; empty before `start`."""
         return self._endpoints
+
+    @property
+    def _inner_url(self) -> str:
+        return f"inproc://zcell-{self.instance}"
+
+    def _inner_place(self, child: str, context: zmq.Context[Any] | None) -> tuple[str, Callable[[], SharedContext]]:
+        """Where a child of this process connects to, and how it comes to the context that this takes. Raises `ValueError`."""
+        if FQCN.tree_parent(child) != self.fqcn:
+            raise ValueError(f"parent: {child!r} is not a child of {self.fqcn!r}")
+        if context is not None:
+            raise ValueError("context: a cell whose parent is a cell of this process shares its context")
+        if not self._endpoints or self._state != "running":
+            raise ValueError(f"parent: {self.fqcn} does not listen, or is not started, so no cell can connect below it")
+        return self._inner_url, self._context.join
 
     @property
     def link_secret(self) -> bytes:
@@ -540,6 +564,10 @@ class Cell:
         """Frames for `stream` are dropped from now on."""
         if self._state != "new":
             self._switch.streams.pop(stream, None)
+
+    def wake(self, sleeper: Sleeper) -> None:
+        """Wake a thread; on the I/O thread it happens when that comes to wait, so that the two do not meet at the GIL."""
+        self._io.wake(sleeper)
 
     def call_later(self, delay: float, fn: Callable[[], None]) -> Timer:
         """Call `fn` on the I/O thread in `delay` seconds; it must be tiny. Lost when the cell stops before."""

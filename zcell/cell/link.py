@@ -20,6 +20,8 @@ Frames = Sequence[Any]
 
 _BATCH_MESSAGE_BYTES = 8192
 _BATCH_BYTES = 65536
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _COPY_BELOW = 65536  # zero-copy of small frames costs more than the copy
 
 
@@ -41,10 +43,10 @@ class LaneSocket:
         send = self.socket.send
         try:
             if self.routing_id is not None:
-                send(self.routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+                send(self.routing_id, _MORE)
             last = len(frames) - 1
             for i, frame in enumerate(frames):
-                send(frame, zmq.NOBLOCK | (zmq.SNDMORE if i < last else 0), copy=len(frame) < _COPY_BELOW)
+                send(frame, _MORE if i < last else _LAST, copy=len(frame) < _COPY_BELOW)
         except zmq.ZMQError as e:
             raise LinkLostError(f"the socket refused a message: {e}") from e
 

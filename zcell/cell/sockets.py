@@ -12,6 +12,7 @@ from zcell.limits import MIB, Limits
 
 LINGER_MS = 500
 _MAX_PARTS = 1024
+_NOBLOCK = int(zmq.NOBLOCK)
 _BIG_FRAME = 65536  # larger frames are handed on as they are, smaller ones as bytes
 _ENVELOPE_ROOM = 64 * 1024
 
@@ -45,12 +46,12 @@ def receive(socket: zmq.Socket[bytes]) -> list[Any] | None:
     Of a message with absurdly many frames only the first ones are kept.
     """
     try:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        frame = socket.recv(_NOBLOCK, copy=False)
     except zmq.Again:
         return None
     frames: list[Any] = [frame.bytes if len(frame) < _BIG_FRAME else frame]
     while frame.more:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        frame = socket.recv(_NOBLOCK, copy=False)
         if len(frames) < _MAX_PARTS:
             frames.append(frame.bytes if len(frame) < _BIG_FRAME else frame)
     return frames

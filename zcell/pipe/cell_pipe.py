@@ -6,6 +6,7 @@ peer's end has queued it, whatever decoding may cost later. Heartbeats are contr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -17,6 +18,7 @@ from typing import Any
 
 import zmq
 
+from zcell._native.handover import Sleeper
 from zcell.abort import Abort
 from zcell.cell.cell import Cell
 from zcell.fqcn import FQCN
@@ -48,8 +50,7 @@ class CellPipe(Pipe):
         site_name, token: together they name the pipe; both ends use the same. Neither is a secret.
         cell: a cell of this process: another pipe's `cell`, to share it, or the cell to connect below.
         parent: instead of `cell`, the endpoint of the cell to connect below, whose name is `parent_fqcn`.
-        secret, kit, insecure, limits, context: as for `Cell`, for the end's own cell; `cell`'s secret by default, and an address
-            at which `cell` listens is taken as it is.
+        secret, kit, insecure, limits, context: as for `Cell`, for the end's own cell.
         pass_through_on_send: large objects stay here, and the peer's end gets `LazyRef`s that it can forward.
         connect_timeout: seconds that `open` waits for the link.
 
@@ -89,15 +90,14 @@ class CellPipe(Pipe):
             self.fqcn, self.peer_fqcn = end_name(above, label), end_name(above, peer_label)
         self._above = above
         url = parent if cell is None or is_end else _endpoint(cell)
-        options: dict[str, Any] = {"kit": kit, "limits": limits, "context": context}
-        options["insecure"] = insecure or cell is not None  # whoever made `cell` has insisted on its addresses already
-        options["secret"] = cell.link_secret if cell is not None and secret is None else secret
+        options: dict[str, Any] = {"kit": kit, "limits": limits, "context": context, "insecure": insecure, "secret": secret}
 
         def make() -> Cell:
-            return Cell(self.fqcn, parent=url, **options)
+            return Cell(self.fqcn, parent=parent if cell is None else cell, **options)
 
         self._end: EndCell = new_end_cell(make, url) if cell is None else end_cell_of(cell, self.fqcn, make, url)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._readers: list[Sleeper] = []
         self._channel = ""
         self._session = secrets.token_hex(8)
         self._received: deque[cell_message.ReceivedMessage] = deque()
@@ -120,7 +120,7 @@ class CellPipe(Pipe):
         """As `Pipe.open`. Raises `LinkError` naming the endpoint when there is no link within `connect_timeout` seconds."""
         if not isinstance(name, str) or not _CHANNEL.match(name):
             raise ValueError(f"a pipe's name is 1 to 63 letters, digits, '_' or '-', got {name!r}")
-        with self._changed:
+        with self._lock:
             if self._closing.triggered:
                 raise BrokenPipeError(self._closing.reason)
             if self._channel:
@@ -134,11 +134,11 @@ class CellPipe(Pipe):
         self._greet()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._closing.triggered:
                 return
             self._closing.trigger(f"the {self.mode.value} end of the pipe {self.fqcn} is closed")
-            self._changed.notify_all()
+            self._wake_readers()
         if self._channel:
             self.cell.unregister(self._channel, "*")
             self.cell.unregister(self._channel + _SMALL, "*")
@@ -152,7 +152,7 @@ class CellPipe(Pipe):
             raise BrokenPipeError(f"the pipe of {self.fqcn} is not open")
 
     def peer_is_gone(self) -> None:
-        with self._changed:
+        with self._lock:
             self._peer_dead = True
             fetching = self._fetching
         if fetching is not None:
@@ -161,7 +161,7 @@ class CellPipe(Pipe):
     # sending
 
     def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
-        with self._changed:
+        with self._lock:
             self._check()
             self._has_left = msg.topic in Topic.STATUS
         if msg.topic == Topic.HEARTBEAT:
@@ -209,7 +209,7 @@ class CellPipe(Pipe):
 
     def _greet(self) -> None:
         """Tell a peer that is there already that this end is there now, and learn of it; heartbeats come later."""
-        with self._changed:
+        with self._lock:
             self._show_life(_GREETING)
 
     def _show_life(self, number: int) -> None:
@@ -229,7 +229,7 @@ class CellPipe(Pipe):
         data = request.payload
         if not (isinstance(data, list) and len(data) == 2 and isinstance(data[0], str) and isinstance(data[1], int)):
             return make_reply(ReturnCode.INVALID_REQUEST, error="a heartbeat is [incarnation, number]")
-        with self._changed:
+        with self._lock:
             if self._is_peer(data[0]) and len(self._received) < _MAX_QUEUED:  # unread messages show life as well
                 self._queue(Message.new_request(Topic.HEARTBEAT, data[1]))
                 if data[1] == _GREETING:
@@ -241,7 +241,7 @@ class CellPipe(Pipe):
             received, session = cell_message.parse(request.topic, request.payload)
         except ValueError as e:
             return make_reply(ReturnCode.INVALID_REQUEST, error=str(e))
-        with self._changed:
+        with self._lock:
             if self._closing.triggered:
                 return make_reply(ReturnCode.SERVICE_UNAVAILABLE, error=self._closing.reason)
             if not self._is_peer(session):
@@ -250,7 +250,7 @@ class CellPipe(Pipe):
                 return make_reply(ReturnCode.SERVICE_UNAVAILABLE, error=f"{self.fqcn} has {_MAX_QUEUED} messages unread")
             if self._seen.add(received.message.msg_id):
                 self._received.append(received)
-                self._changed.notify_all()
+                self._wake_readers()
             if request.topic == Topic.ABORT and self._fetching is not None:
                 self._fetching.trigger("the peer aborted")
         return make_reply(ReturnCode.OK)
@@ -270,24 +270,21 @@ class CellPipe(Pipe):
 
     def _queue(self, message: Message) -> None:
         self._received.append(cell_message.ReceivedMessage(message, None, []))
-        self._changed.notify_all()
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        """With the lock held. The cell's own thread does it when it has nothing else to do: both want the interpreter."""
+        for reader in self._readers:
+            self.cell.wake(reader)
+        self._readers.clear()
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        deadline = time.monotonic() + (timeout or 0.0)
-        with self._changed:
-            while not self._received:
-                self._check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return None
-                self._changed.wait(left)
-            self._check()
-            received = self._received.popleft()
-            if received.body is None:
-                return received.message
-            fetching = self._fetching = Abort()
-            if self._peer_dead:
-                fetching.trigger("the peer is gone")
+        received = self._next(time.monotonic() + (timeout or 0.0))
+        if received is None:
+            return None
+        fetching = self._fetching
+        if fetching is None:
+            return received.message
         key = self._closing.add_callback(lambda: fetching.trigger(self._closing.reason))
         try:
             return cell_message.decode(self.cell, received, fetching)
@@ -295,8 +292,29 @@ class CellPipe(Pipe):
             self._closing.remove_callback(key)
             self._fetching = None
 
+    def _next(self, deadline: float) -> cell_message.ReceivedMessage | None:
+        """The next message; one with a body is being fetched from this moment on."""
+        while True:
+            with self._lock:
+                self._check()
+                if self._received:
+                    received = self._received.popleft()
+                    if received.body is not None:
+                        self._fetching = Abort()
+                        if self._peer_dead:
+                            self._fetching.trigger("the peer is gone")
+                    return received
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                reader = Sleeper()
+                self._readers.append(reader)
+            if not reader.sleep(left):
+                with self._lock, contextlib.suppress(ValueError):
+                    self._readers.remove(reader)
+
     def clear(self) -> None:
-        with self._changed:
+        with self._lock:
             self._check()
             self._received.clear()
             self._peer_session, self._peer_dead = None, False

@@ -88,9 +88,12 @@ class _Ends:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ends: dict[str, EndCell] = {}
+        self._closed = False
 
     def get(self, key: str, make: Callable[[], Cell], parent_url: str | None) -> EndCell:
         with self._lock:
+            if self._closed:
+                raise BrokenPipeError("the cell above was stopped, and no pipe's end can be below it any more")
             end = self._ends.get(key)
             if end is None or not end.acquire():
                 end = self._ends[key] = new_end_cell(make, parent_url)
@@ -99,6 +102,7 @@ class _Ends:
     def shutdown(self) -> None:
         """The cell above stops: its ends cannot do anything without it."""
         with self._lock:
+            self._closed = True
             ends = list(self._ends.values())
             self._ends.clear()
         for end in ends:
