@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
+import enum
 import math
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import example, given
@@ -143,6 +145,71 @@ def test_an_unsupported_type_is_named_with_where_it_sits(payload: Any, tokens: l
         codec.encode(payload, out_of_band_bytes=OUT_OF_BAND)
     for token in tokens:
         assert token in str(caught.value)
+
+
+class Place(NamedTuple):
+    x: int
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (collections.Counter("aa"), r"dict\(x\)"),
+        (collections.defaultdict(int, a=1), r"dict\(x\)"),
+        (Place(1), r"tuple\(x\)"),
+        ({1}, r"list\(x\)"),
+        (Colour.RED, "send its value"),
+        (Level.LOW, "send its value"),
+        (dt.date(2024, 1, 1), r"isoformat\(\)"),
+        (dt.timedelta(1), r"total_seconds\(\)"),
+    ],
+)
+def test_a_subclass_is_refused_with_what_to_do_instead(value: Any, advice: str) -> None:
+    for payload in (value, {"in": [value]}):
+        with pytest.raises(CodecError, match=f"type {type(value).__name__} is not supported; .*{advice}, or register it"):
+            codec.encode(payload)
+
+
+def test_an_ordered_dict_travels_as_a_dict_unless_it_is_registered() -> None:
+    state = collections.OrderedDict(weight=[1.0], bias=collections.OrderedDict(b=b"x"))
+    plain = {"weight": [1.0], "bias": {"b": b"x"}}
+    assert same(round_trip(state), plain)
+    assert same(round_trip([state, (state,)]), [plain, (plain,)])
+    own = codec.Codec(codec.default)
+    own.register(collections.OrderedDict, "test.OrderedDict", lambda d: list(d.items()), collections.OrderedDict)
+    body, buffers = own.encode(state)
+    assert type(own.decode(body, buffers)) is collections.OrderedDict
+
+
+def test_what_cannot_be_encoded_in_an_ordered_dict_is_found() -> None:
+    with pytest.raises(CodecError, match=r"^payload\['a'\]\['b'\] cannot be encoded: type Opaque"):
+        codec.encode({"a": collections.OrderedDict(b=Opaque())})
+
+
+def test_a_payload_is_called_what_its_owner_calls_it() -> None:
+    with pytest.raises(CodecError, match=r"^result\['a'\] cannot be encoded"):
+        codec.encode({"a": Opaque()}, name="result")
+    with pytest.raises(CodecError, match=r"^record\[0\] cannot be encoded"):
+        codec.check([Opaque()], "record")
+    codec.check({"large": memoryview(bytes(1 << 20)), "small": b"x"})
+
+
+@pytest.mark.parametrize("depth", [200, 300])
+def test_the_path_to_what_sits_deep_is_shortened(depth: int) -> None:
+    payload: Any = Opaque()
+    for _ in range(depth):
+        payload = [payload]
+    with pytest.raises(CodecError, match=r"^payload\[0\].* \.\.\. .*\[0\] cannot be encoded: ") as caught:
+        codec.encode(payload)
+    assert len(str(caught.value)) < 300
 
 
 def test_text_that_is_no_unicode_is_refused_by_the_sender() -> None:

@@ -1,7 +1,8 @@
 """Payloads to bytes and back. Invariant: nothing from the network is unpickled or chooses a class that was not registered here.
 
-A payload is None, bool, int (64-bit), float, str, bytes-like, list, tuple, dict, datetime, a registered type or a `LazyValue`.
-The body is msgpack; what msgpack lacks travels as its extension types. Buffers of at least `out_of_band_bytes` leave the body
+A payload is None, bool, int (64-bit), float, str, bytes-like, list, tuple, dict, datetime, a registered type or a `LazyValue`:
+exactly these types, for what a subclass adds would be lost in silence. Only an `OrderedDict`, all of which a dict keeps, travels
+as one. The body is msgpack; what msgpack lacks travels as its extension types. Buffers of at least `out_of_band_bytes` leave the body
 and travel as frames of their own, uncopied; larger ones can be replaced by a reference to an object that the receiver fetches.
 
 What comes back: `bytes` as `bytes`; other buffers (`bytearray`, `memoryview`) as `bytes`, or as a `memoryview` of the frame
@@ -11,8 +12,10 @@ when they travelled out of band; tuples as tuples; datetimes as they were (naive
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections import OrderedDict
+from collections.abc import Callable, Sequence, Set
+from datetime import date, datetime, time, timedelta
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgpack
@@ -27,6 +30,21 @@ _MAX_DEPTH = 256
 ARRAY_PACKAGES = frozenset({"numpy", "torch"})
 """The packages whose adapters register themselves when one of their objects is met, here or from the network."""
 _PLAIN = frozenset({type(None), bool, int, float, str})
+_MAX_PATH = 120
+"""Characters of the path to what cannot be encoded, in an error."""
+_INSTEAD: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Enum, "send its value"),
+    (dict, "make it a dict with dict(x)"),
+    (tuple, "make it a tuple with tuple(x)"),
+    (list, "make it a list with list(x)"),
+    (str, "make it a str with str(x)"),
+    (int, "make it an int with int(x)"),
+    (float, "make it a float with float(x)"),
+    (Set, "make it a list with list(x)"),
+    (timedelta, "send its total_seconds()"),
+    ((date, time), "send its isoformat()"),
+)
+"""What to do with an object that is of none of the types, by what it is."""
 
 
 class RefTarget(tuple[str, str, int]):
@@ -130,15 +148,20 @@ class Codec:
         out_of_band_bytes: int = 65536,
         reference_over: int | None = None,
         make_reference: Callable[[memoryview], RefTarget] | None = None,
+        name: str = "payload",
     ) -> tuple[bytes, list[Buffer]]:
-        """The body and the out-of-band buffers of `payload`; raises `CodecError` naming the type and where it sits.
+        """The body and the out-of-band buffers of `payload`; raises `CodecError` naming the type and where it sits in `name`.
 
         A buffer of more than `reference_over` bytes is handed to `make_reference` and travels as what that returns.
         """
         if payload is None:
             return b"\xc0", []
         encoder = _Encoder(self, out_of_band_bytes, reference_over, make_reference)
-        return encoder.encode(payload), encoder.buffers
+        return encoder.encode(payload, name), encoder.buffers
+
+    def check(self, payload: Any, name: str = "payload") -> None:
+        """Raise what `encode` would raise, with `payload` called `name`; no buffer is copied or referred to for that."""
+        self.encode(payload, out_of_band_bytes=0, name=name)
 
     def decode(
         self,
@@ -173,32 +196,35 @@ class _Encoder:
         self.make_reference = make_reference
         self.buffers: list[Buffer] = []
 
-    def encode(self, payload: Any) -> bytes:
+    def encode(self, payload: Any, name: str) -> bytes:
         try:
             if type(payload) in _PLAIN:
                 return self._pack(payload)
             return self._pack(self._lower(payload, 0))
         except (OverflowError, ValueError, TypeError) as e:
-            where = _Encoder(self.codec, self.limit, None, None).locate(payload, "payload", 0) or "payload"
-            raise CodecError(f"{where} cannot be encoded: {e}") from e.__cause__
+            where = _Encoder(self.codec, 0, None, None).locate(payload, name, 0) or name
+            raise CodecError(f"{_shortened(where)} cannot be encoded: {e}") from e.__cause__
 
     def locate(self, value: Any, where: str, depth: int) -> str | None:
         """The path of the first thing inside `value` that cannot be encoded, None when all of it can."""
         inside: list[tuple[Any, str]] = []
-        if type(value) is dict:
+        if self._is_dict(value):
             inside = [(key, f"key {key!r} of {where}") for key in value]
             inside += [(item, f"{where}[{key!r}]") for key, item in value.items()]
         elif type(value) in (list, tuple):
             inside = [(item, f"{where}[{index}]") for index, item in enumerate(value)]
         if inside:
             if depth > _MAX_DEPTH:
-                return where if len(where) < 200 else f"{where[:200]}..."
+                return where
             return next((found for item, path in inside if (found := self.locate(item, path, depth + 1))), None)
         try:
             self._pack(self._lower(value, depth))
         except (OverflowError, ValueError, TypeError):
             return where
         return None
+
+    def _is_dict(self, value: Any) -> bool:
+        return type(value) is dict or (type(value) is OrderedDict and self.codec.adapter_for(OrderedDict) is None)
 
     def _pack(self, lowered: Any) -> bytes:
         data: bytes = msgpack.packb(lowered, use_bin_type=True, strict_types=True, default=self._refuse)
@@ -207,7 +233,7 @@ class _Encoder:
     def _refuse(self, obj: Any) -> Any:
         if type(obj) is int:
             raise OverflowError("an int is from -2**63 to 2**64 - 1; send a larger one as text or bytes")
-        raise TypeError(f"type {type(obj).__qualname__} is not supported; register it with codec.register")
+        raise TypeError(_unsupported(obj))
 
     def _lower(self, value: Any, depth: int) -> Any:
         """`value` in terms of what msgpack packs by itself. Containers are copied only where something in them changes."""
@@ -247,7 +273,9 @@ class _Encoder:
             return msgpack.ExtType(_REGISTERED, self._pack([adapter.name, inner]))
         if isinstance(value, bytes | bytearray):
             return self._lower_buffer(bytes(value))
-        raise CodecError(f"type {type(value).__qualname__} is not supported; register it with codec.register") from None
+        if self._is_dict(value):
+            return self._lower(dict(value), depth)
+        raise CodecError(_unsupported(value)) from None
 
     def _lower_buffer(self, value: Buffer) -> Any:
         kind = b"b" if isinstance(value, bytes) else b"v"
@@ -275,6 +303,16 @@ class _Encoder:
             )
             return bytes(msgpack.packb(inner, use_bin_type=True))
         return data
+
+
+def _unsupported(value: Any) -> str:
+    found = next((f"{advice}, or " for kinds, advice in _INSTEAD if isinstance(value, kinds)), "")
+    return f"type {type(value).__qualname__} is not supported; {found}register it with codec.register"
+
+
+def _shortened(where: str) -> str:
+    """The path `where` without its middle, when it is too long to be read."""
+    return where if len(where) <= _MAX_PATH else f"{where[: _MAX_PATH // 2]} ... {where[-_MAX_PATH // 2 :]}"
 
 
 def _flat(value: Buffer) -> memoryview:
@@ -394,3 +432,4 @@ register = default.register
 register_dataclass = default.register_dataclass
 encode = default.encode
 decode = default.decode
+check = default.check
