@@ -1,10 +1,11 @@
-"""A parent in a process of its own: `python -m tests.agent.parent PATH JSON`, the passive end as `Pipe.export` describes it."""
+"""A parent in a process of its own: `python -m tests.agent.parent PATH JSON HOW`, the passive end as `Pipe.export` describes it."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import threading
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ QUICK: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.5}
 
 
 def main() -> None:
+    how = sys.argv[3]
+    if how != "stay":
+        leave(how)
     with TaskExchange(rebuild(sys.argv[1], json.loads(sys.argv[2])), **QUICK) as exchange:
         print(json.dumps(exchange.job_environment(**QUICK)), flush=True)
         assert exchange.run("t", 1, timeout=30).ok
@@ -22,11 +26,23 @@ def main() -> None:
         sys.stdin.read()
 
 
+def leave(how: str) -> None:
+    """End without having stopped the exchange: `exit` by a code, `raise` by an exception, `thread` after another thread's task."""
+    exchange = TaskExchange(rebuild(sys.argv[1], json.loads(sys.argv[2])), heartbeat_interval=5, heartbeat_timeout=60).start()
+    print(json.dumps(exchange.job_environment(heartbeat_interval=5, heartbeat_timeout=60)), flush=True)
+    assert exchange.run("t", 1, timeout=30).ok
+    if how == "thread":
+        threading.Thread(target=lambda: print(exchange.run("t", 2, timeout=30).data, flush=True)).start()
+    elif how == "raise":
+        raise ValueError("a mistake of the parent")
+    sys.exit(3)
+
+
 class Parent:
     """The process, from the test's side; killed when the test leaves it."""
 
-    def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "tests.agent.parent", path, json.dumps(kwargs)]
+    def __init__(self, path: str, kwargs: dict[str, Any], how: str = "stay") -> None:
+        command = [sys.executable, "-m", "tests.agent.parent", path, json.dumps(kwargs), how]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def job_environment(self) -> dict[str, str]:

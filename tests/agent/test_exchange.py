@@ -74,6 +74,7 @@ def test_without_an_agent_a_task_ends_as_no_peer(place: Place) -> None:
     result = place.exchange(peer_timeout=0.2).run("t")
     assert result.cause is Cause.NO_PEER
     assert "0.2 s" in result.error
+    assert result.rc is None
 
 
 def test_a_task_ends_with_its_timeout_and_its_late_result_is_dropped(place: Place) -> None:
@@ -171,10 +172,25 @@ def test_wrong_arguments_are_named(place: Place, arguments: dict[str, Any], name
 
 def test_data_that_cannot_travel_is_the_callers_error(place: Place) -> None:
     exchange, agent = place.both()
-    with pytest.raises(CodecError, match="object"):
-        exchange.run("t", object(), timeout=10)
+    with pytest.raises(CodecError, match=r"^data\['x'\] cannot be encoded: type object "):
+        exchange.run("t", {"x": object()}, timeout=10)
     place.meanwhile(serve, agent)
     assert exchange.run("t", 1, timeout=10).ok
+
+
+def test_data_that_cannot_travel_is_refused_while_no_job_is_there_too(place: Place) -> None:
+    exchange = place.exchange()
+    refused = pytest.raises(CodecError, match=r"^data\['x'\]\[0\] cannot be encoded: type set is not supported")
+    with refused:
+        exchange.run("t", {"x": [{1, 2}]})
+    with refused:
+        asyncio.run(exchange.run_async("t", {"x": [{1, 2}]}))
+    waiting = place.meanwhile(exchange.run, "t", 1, timeout=20)
+    eventually(lambda: not exchange._dispatcher.is_free)
+    with refused:
+        exchange.run("t", {"x": [{1, 2}]})
+    place.meanwhile(serve, place.agent().start())
+    assert waiting.result(20).data == 1
 
 
 def test_a_result_that_cannot_travel_is_false_and_the_parent_learns_why(place: Place) -> None:
@@ -184,7 +200,7 @@ def test_a_result_that_cannot_travel_is_false_and_the_parent_learns_why(place: P
     assert agent.submit_result({"model": object()}) is False
     got = result.result(5)
     assert got.rc is ReturnCode.PROCESS_EXCEPTION
-    assert "object" in got.error
+    assert got.error.startswith("the result cannot travel: result['model'] cannot be encoded: type object is not supported")
 
 
 # hooks
@@ -321,6 +337,51 @@ def test_a_stopped_agent_ends_its_task_with_the_cause(place: Place) -> None:
     assert not agent.submit_result(1)
 
 
+class TaskFailed(Exception):
+    """As a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("oops in the task"), "KeyError: 'oops in the task'"),
+        (TaskFailed("half way \ud800"), "tests.agent.test_exchange.TaskFailed: half way \\ud800"),
+        (SystemExit(5), "SystemExit: 5"),
+        (RuntimeError("x" * 5000), "RuntimeError: " + "x" * 986),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_exception_that_ends_a_task_is_told_to_the_parent(place: Place, error: BaseException, told: str) -> None:
+    exchange = place.exchange()
+    result = place.meanwhile(exchange.run, "t")
+
+    def job() -> None:
+        with place.agent() as agent:
+            assert agent.get_task(10)
+            raise error
+
+    with pytest.raises(type(error)):
+        job()
+    got = result.result(5)
+    assert (got.cause, got.error) == (Cause.PEER_ENDED, f"the job ended before it answered: {told}")
+
+
+def test_an_exception_in_an_asyncio_job_is_told_to_the_parent(place: Place) -> None:
+    from zcell.agent import aio
+
+    exchange = place.exchange()
+    result = place.meanwhile(exchange.run, "t")
+
+    async def job() -> None:
+        async with aio.Agent.of(place.agent()) as agent:
+            assert await agent.get_task(10)
+            raise KeyError("oops")
+
+    with pytest.raises(KeyError):
+        asyncio.run(job())
+    assert result.result(5).error == "the job ended before it answered: KeyError: 'oops'"
+
+
 def test_a_stopped_exchange_ends_its_tasks_with_the_cause(place: Place) -> None:
     exchange, agent = place.both()
     result = place.meanwhile(exchange.run, "t")
@@ -409,7 +470,7 @@ def test_metrics_without_a_pipe_are_an_error(place: Place) -> None:
 
 def test_a_metric_that_cannot_travel_is_the_callers_error(place: Place) -> None:
     _, agent = place.both(metrics=True)
-    with pytest.raises(ValueError, match="object"):
+    with pytest.raises(ValueError, match=r"^record cannot be encoded: type object "):
         agent.log(object())
     assert agent.log(1)
 

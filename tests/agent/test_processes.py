@@ -119,6 +119,23 @@ def test_a_job_stopped_for_too_long_is_gone_and_may_come_back(place: Place) -> N
         exchange.stop()
 
 
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("thread", 3)])
+def test_a_parent_that_ends_without_stopping_its_exchange_tells_the_job(place: Place, how: str, code: int) -> None:
+    pipe = place.pairs.build(Mode.PASSIVE, place.token)
+    path, kwargs = pipe.export(Mode.PASSIVE)
+    pipe.close()
+    begun = time.monotonic()
+    with Parent(path, kwargs, how) as parent, Job("tell", parent.job_environment()) as job:
+        job.expect("ready")
+        job.expect("submitted True")
+        if how == "thread":  # what it has under way is waited for
+            job.expect("submitted True")
+            parent.expect("2")
+        job.expect("ended")
+        assert parent.process.wait(20) == code
+    assert time.monotonic() - begun < 30
+
+
 def test_a_job_ends_when_its_parent_is_killed(place: Place) -> None:
     pipe = place.pairs.build(Mode.PASSIVE, place.token)
     path, kwargs = pipe.export(Mode.PASSIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -16,9 +17,11 @@ from zcell.agent.delivery import Verdict
 from zcell.agent.errors import AgentAborted, AgentClosed, AgentFinished, AgentPeerGone, CallStateError, closed_by
 from zcell.agent.mailbox import Mailbox
 from zcell.agent.metrics import MetricSender
+from zcell.agent.options import AgentOptions, check_ends
 from zcell.agent.result_wait import ResultWait
-from zcell.agent.task import BEGUN, PASS_THROUGH, RECEIVERS, Task, parse_task, result_payload
+from zcell.agent.task import PASS_THROUGH, RECEIVERS, Task, last_word, parse_task, result_payload, why_refused
 from zcell.message import ReturnCode
+from zcell.pipe.arguments import seconds, seconds_or_none
 from zcell.pipe.cell_pipe import CellPipe
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import TTL, Message, MsgType
@@ -66,22 +69,26 @@ class Agent:
     ) -> None:
         if pipe is None and metric_pipe is None:
             raise ValueError("an Agent needs a pipe, a metric_pipe, or both")
-        for name, seconds in (
-            ("submit_result_timeout", submit_result_timeout),
-            ("streaming_idle_timeout", streaming_idle_timeout),
-            ("download_complete_timeout", download_complete_timeout),
-        ):
-            if seconds is not None and not seconds > 0:
-                raise ValueError(f"{name} must be above 0 seconds, got {seconds!r}")
-        settings = (read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends)
-        self._handler = PipeHandler(pipe, *settings) if pipe is not None else None
-        self._metric_handler = PipeHandler(metric_pipe, *settings) if metric_pipe is not None else None
-        self._channels = (task_channel, metric_channel)
-        self._close = (close_pipe, close_metric_pipe)
-        self._submit_result_timeout = submit_result_timeout
-        self._streaming_idle_timeout = streaming_idle_timeout
-        self._download_complete_timeout = download_complete_timeout
-        self._launch_once = launch_once
+        check_ends(Mode.ACTIVE, pipe, metric_pipe)
+        options = AgentOptions(
+            task_channel=task_channel,
+            metric_channel=metric_channel,
+            close_pipe=close_pipe,
+            close_metric_pipe=close_metric_pipe,
+            submit_result_timeout=submit_result_timeout,
+            streaming_idle_timeout=streaming_idle_timeout,
+            download_complete_timeout=download_complete_timeout,
+            launch_once=launch_once,
+            read_interval=read_interval,
+            heartbeat_interval=heartbeat_interval,
+            heartbeat_timeout=heartbeat_timeout,
+            resend_interval=resend_interval,
+            max_resends=max_resends,
+        )
+        settings = dataclasses.asdict(options.handler_settings())
+        self._options = options
+        self._handler = PipeHandler(pipe, **settings) if pipe is not None else None
+        self._metric_handler = PipeHandler(metric_pipe, **settings) if metric_pipe is not None else None
         self._lock = threading.Lock()
         self._state = "new"
         self._tasks: Mailbox[Message] = Mailbox()
@@ -139,42 +146,46 @@ class Agent:
 
     def _start_pipes(self) -> None:
         if self._handler is not None:
-            self._handler.pipe.open(self._channels[0])
+            self._handler.pipe.open(self._options.task_channel)
             self._handler.set_message_cb(self._on_message)
             self._handler.set_status_cb(self._on_status)
             self._handler.start()
         if self._metric_handler is not None:
-            self._metric_handler.pipe.open(self._channels[1])
+            self._metric_handler.pipe.open(self._options.metric_channel)
             self._metric_handler.set_status_cb(self._on_metric_status)
             self._metric_handler.start()
-            self._metrics = MetricSender(self._metric_handler, self._submit_result_timeout)
+            self._metrics = MetricSender(self._metric_handler, self._options.submit_result_timeout)
 
     def stop(self) -> None:
         """Send the metrics that wait, tell the parent that this side is over, and close. Idempotent; takes some seconds at most."""
+        self.stop_because(None)
+
+    def stop_because(self, error: BaseException | None) -> None:
+        """As `stop`, for who leaves with `error`: the parent is told, for the tasks that get no answer."""
         with self._lock:
             if self._state == "stopped":
                 return
             self._state = "stopped"
-        self._end_tasks(AgentClosed("the agent was stopped"))
+        self._end_tasks(AgentClosed("the agent was stopped"), error)
         if self._metrics is not None:
             self._metrics.flush(_FLUSH_TIMEOUT)
             self._metrics.close()
         if self._metric_handler is not None:
-            self._metric_handler.leave(None, self._close[1])
+            self._metric_handler.leave(None, self._options.close_metric_pipe)
 
-    def _end_tasks(self, why: AgentClosed) -> None:
+    def _end_tasks(self, why: AgentClosed, error: BaseException | None = None) -> None:
         self._closing.trigger(str(why))
         with self._lock:
             self._open -= {m.msg_id for m in self._tasks.close(why)}
             begun = sorted(self._open)
         if self._handler is not None:
-            self._handler.leave({BEGUN: begun}, self._close[0], unheard_timeout=_UNHEARD_TIMEOUT)
+            self._handler.leave(last_word(begun, error), self._options.close_pipe, unheard_timeout=_UNHEARD_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self.start() if self._state == "new" else self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+        self.stop_because(error)
 
     def _on_message(self, message: Message) -> None:
         if message.msg_type is not MsgType.REQUEST:
@@ -207,6 +218,7 @@ class Agent:
         Raises `AgentClosed` or the subclass that tells what ended the conversation, `CallStateError` while the current task has
         no result. A task whose data cannot be had or converted is answered with an error, and the next one awaited.
         """
+        timeout = seconds_or_none("timeout", timeout)
         self.begin_get()
         try:
             deadline = None if timeout is None else time.monotonic() + timeout
@@ -300,7 +312,7 @@ class Agent:
         try:
             return self._submit(task, msg_id, result, rc, error)
         finally:
-            if not self._launch_once:
+            if not self._options.launch_once:
                 self._end_tasks(AgentFinished("this process was for one task, and it has been done"))
 
     def _submit(self, task: Task, msg_id: str, result: Any, rc: ReturnCode, error: str) -> bool:
@@ -308,10 +320,11 @@ class Agent:
             data = self.result_to_message(result, rc)
         except Exception as e:  # noqa: BLE001  whatever it is, the parent is waiting for an answer
             return self._refuse(task, msg_id, f"the result could not be converted: {type(e).__name__}: {e}")
+        assert self._handler is not None
         try:
             return self._send_result(task, msg_id, result_payload(rc, data, error))
         except ValueError as e:
-            return self._refuse(task, msg_id, f"the result cannot travel: {e}")
+            return self._refuse(task, msg_id, f"the result cannot travel: {why_refused(self._handler.pipe, 'result', data, e)}")
 
     def _refuse(self, task: Task, msg_id: str, why: str) -> bool:
         _log.error("task %s: %s", task.task_id, why)
@@ -319,10 +332,11 @@ class Agent:
         return False
 
     def _send_result(self, task: Task, msg_id: str, payload: dict[str, Any]) -> bool:
-        wait = ResultWait(self._streaming_idle_timeout, self._download_complete_timeout)
+        idle_timeout, complete_timeout = self._options.streaming_idle_timeout, self._options.download_complete_timeout
+        wait = ResultWait(idle_timeout, complete_timeout)
         message = Message.new_reply(task.task_name, payload, req_msg_id=msg_id)
         message.offer_watch = wait
-        message.headers[TTL] = self._streaming_idle_timeout or self._download_complete_timeout + _TTL_MARGIN
+        message.headers[TTL] = idle_timeout or complete_timeout + _TTL_MARGIN
         message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
         taken = self._send_answer(message, msg_id)
         if not taken:
@@ -341,7 +355,7 @@ class Agent:
         assert self._handler is not None
         if self._metrics is not None:
             self._metrics.mark(message)
-        taken = self._handler.send_to_peer(message, self._submit_result_timeout, self._closing)
+        taken = self._handler.send_to_peer(message, self._options.submit_result_timeout, self._closing)
         if taken:
             with self._lock:
                 self._open.discard(msg_id)
@@ -357,10 +371,12 @@ class Agent:
         """
         if self._metric_handler is None:
             raise CallStateError("this agent has no metric pipe")
+        timeout = seconds("timeout", timeout)
         return self._metrics is not None and self._metrics.log(record, timeout)
 
     def flush_metrics(self, timeout: float = 5.0) -> bool:
         """Wait until the parent's end has taken every record logged so far; False after `timeout` seconds."""
+        timeout = seconds("timeout", timeout)
         return self._metrics is not None and self._metrics.flush(timeout)
 
     # hooks

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import TracebackType
 from typing import Any, Self
 
 from zcell.agent.agent import Agent as SyncAgent
@@ -14,6 +15,7 @@ from zcell.agent.errors import AgentAborted, AgentClosed, AgentPeerGone
 from zcell.agent.exchange import TaskExchange as SyncExchange
 from zcell.agent.task import Result, Task
 from zcell.message import ReturnCode
+from zcell.pipe.arguments import seconds_or_none
 from zcell.pipe.pipe import Pipe
 from zcell.pipe.session import PeerState
 
@@ -58,8 +60,10 @@ class Agent:
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.sync.stop_because, error)
 
     @property
     def closed_reason(self) -> str | None:
@@ -68,6 +72,7 @@ class Agent:
 
     async def get_task(self, timeout: float | None = None) -> Task | None:
         """As `zcell.agent.Agent.get_task`; a cancelled call takes no task."""
+        timeout = seconds_or_none("timeout", timeout)
         self.sync.begin_get()
         try:
             async with asyncio.timeout(timeout):
@@ -151,6 +156,8 @@ class TaskExchange:
 
     def on_metric(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         """As `zcell.agent.TaskExchange.on_metric`, on the event loop that runs now."""
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {type(callback).__name__}")
         loop = asyncio.get_running_loop()
 
         def pass_on(record: Any) -> None:

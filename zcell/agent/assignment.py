@@ -9,9 +9,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from zcell.abort import Abort
-from zcell.agent.task import Cause, Result, parse_result, task_payload
+from zcell.agent.task import Cause, Result, parse_result, task_payload, why_refused
 from zcell.message import ReturnCode
 from zcell.pipe.message import Message, MsgType
+from zcell.pipe.pipe import Pipe
 
 
 class Assignment:
@@ -74,7 +75,7 @@ class Assignment:
         """Seconds until the deadline, None without one."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
-    def finish(self, cause: Cause, error: str = "", rc: ReturnCode = ReturnCode.OK, data: Any = None) -> Result:
+    def finish(self, cause: Cause, error: str = "", rc: ReturnCode | None = None, data: Any = None) -> Result:
         """End it, unless it has ended; how it ended."""
         with self._lock:
             if self._result is not None:
@@ -86,8 +87,9 @@ class Assignment:
         self.future.set_result(self._result)
         return self._result
 
-    def refuse(self, error: ValueError) -> None:
-        """It cannot be sent at all; the caller gets `error` raised."""
+    def refuse(self, pipe: Pipe, error: ValueError) -> None:
+        """`pipe` cannot send it at all, because of `error`; the caller gets that raised."""
+        error = why_refused(pipe, "data", self._payload.get("data"), error)
         with self._lock:
             if self._result is not None:
                 return

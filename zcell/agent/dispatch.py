@@ -17,7 +17,7 @@ from zcell.abort import Abort
 from zcell.agent.arrivals import Arrivals
 from zcell.agent.assignment import Assignment
 from zcell.agent.conversation import Conversation
-from zcell.agent.task import BEGUN, Cause
+from zcell.agent.task import Cause, parse_last_word
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import Message, MsgType, Topic
 from zcell.pipe.pipe import Pipe
@@ -48,16 +48,18 @@ class Dispatcher:
         self._sending = False
         self._stopping = Abort()
         self._stop_cause = Cause.CLOSED
-        self._thread = threading.Thread(target=self._run, name="zcell-exchange", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, owner: object) -> None:
+        """Begin. `owner` lives until `stop`: at the end of the process it is the one who tells the job."""
         self._listen()
+        self._thread = threading.Thread(target=self._run, args=(owner,), name="zcell-exchange", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Tell the job, finish everything with CLOSED, close the pipe. Called once."""
         self._end_all(Cause.CLOSED, "the exchange was stopped")
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         with self._renewing:  # a caller who sends by itself may be about to begin a conversation; there is none after it
             current = self._current
@@ -160,6 +162,12 @@ class Dispatcher:
             return
         assignment.finish(self._stop_cause, self._stopping.reason)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether what is submitted now would be sent at once: a job is there, and nobody else's turn."""
+        with self._changed:
+            return self.peer_state is PeerState.LIVE and not (self._sending or self._queue or self._ended)
+
     def forget(self, assignment: Assignment) -> None:
         """Its caller has gone."""
         assignment.release()
@@ -169,7 +177,7 @@ class Dispatcher:
             if assignment in self._queue:
                 self._queue.remove(assignment)
 
-    def _run(self) -> None:
+    def _run(self, owner: object) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._sending and (self._queue or self._ended or self._stopping.triggered))
@@ -220,7 +228,7 @@ class Dispatcher:
             with self._changed:
                 conversation.take(assignment.msg_id)
                 conversation.withdraw(assignment.msg_id)
-            assignment.refuse(e)
+            assignment.refuse(self._pipe, e)
             return
         self._not_sent(conversation, message, assignment)
 
@@ -278,7 +286,7 @@ class Dispatcher:
 
     def _on_status(self, status: Message, conversation: Conversation) -> None:
         """The conversation ended: what was under way is decided, by the rule or by what the job said."""
-        begun = _begun(status)
+        begun, error = parse_last_word(status.data) if status.topic == Topic.END else (None, "")
         with self._changed:
             handed_out, postponed = conversation.end()
         cause = _CAUSE[status.topic]
@@ -290,15 +298,9 @@ class Dispatcher:
                 _log.info("task %s will be handed out again: %s", assignment.task_id, _WORDS[cause])
                 again.append(assignment)
             else:
-                reason = status.data if isinstance(status.data, str) else ""
+                reason = status.data if isinstance(status.data, str) else error
                 assignment.finish(cause, f"{_WORDS[cause]}: {reason}" if reason else _WORDS[cause])
         self._put_back(again + postponed)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-
-def _begun(status: Message) -> set[str] | None:
-    """Ids of the messages with tasks that the job says it began and did not answer; None when it did not say."""
-    ids = status.data.get(BEGUN) if status.topic == Topic.END and isinstance(status.data, dict) else None
-    return {i for i in ids if isinstance(i, str)} if isinstance(ids, list) else None

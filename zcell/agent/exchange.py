@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 import time
@@ -15,13 +16,17 @@ from zcell.abort import Abort
 from zcell.agent import environment, metrics
 from zcell.agent.arrivals import Arrivals
 from zcell.agent.assignment import Assignment
+from zcell.agent.at_exit import call_when_all_threads_have_ended
 from zcell.agent.dispatch import Dispatcher
 from zcell.agent.errors import CallStateError
+from zcell.agent.options import check_channels, check_ends, checked_options
 from zcell.agent.task import CURRENT_ROUND, PASS_THROUGH, RECEIVERS, TOTAL_ROUNDS, Cause, Result
+from zcell.pipe.arguments import abort_or_none, flag, seconds, seconds_or_none, whole_number
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import Message, new_id
-from zcell.pipe.pipe import Pipe
+from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.session import PeerState
+from zcell.pipe.settings import HandlerSettings
 
 _log = logging.getLogger("zcell.agent.exchange")
 _METRICS_TIMEOUT = 10.0
@@ -57,21 +62,16 @@ class TaskExchange:
         resend_interval: float | None = 2.0,
         max_resends: int | None = None,
     ) -> None:
-        if not peer_timeout > 0:
-            raise ValueError(f"peer_timeout must be above 0 seconds, got {peer_timeout!r}")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries must be a number from 0, got {retries!r}")
+        if pipe is None:
+            raise TypeError("a TaskExchange needs a pipe")
+        check_ends(Mode.PASSIVE, pipe, metric_pipe)
+        check_channels(task_channel, metric_channel)
+        peer_timeout = seconds("peer_timeout", peer_timeout, above=0)
         self._pipe, self._metric_pipe = pipe, metric_pipe
         self._channels = (task_channel, metric_channel)
-        self._settings: dict[str, Any] = {
-            "read_interval": read_interval,
-            "heartbeat_interval": heartbeat_interval,
-            "heartbeat_timeout": heartbeat_timeout,
-            "resend_interval": resend_interval,
-            "max_resends": max_resends,
-        }
-        PipeHandler(pipe, **self._settings)  # so that a setting that makes no sense is told now
-        self._retries = retries
+        settings = HandlerSettings(read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends)
+        self._settings = dataclasses.asdict(settings)
+        self._retries = whole_number("retries", retries, least=0)
         self._lock = threading.Lock()
         self._state = "new"
         self._arrivals = Arrivals()
@@ -94,10 +94,11 @@ class TaskExchange:
             if self._metric_pipe is not None:
                 self._metric_pipe.open(self._channels[1])
                 self._listen_to_metrics()
-            self._dispatcher.start()
+            self._dispatcher.start(self)
         except BaseException:
             self.stop()
             raise
+        call_when_all_threads_have_ended(self.stop)
         return self
 
     def stop(self) -> None:
@@ -144,7 +145,7 @@ class TaskExchange:
 
     def wait_for_peer(self, timeout: float | None = None, abort: Abort | None = None) -> bool:
         """Wait until a job is at the other end; False after `timeout` seconds, or when aborted."""
-        return self._dispatcher.wait_for_peer(timeout, abort)
+        return self._dispatcher.wait_for_peer(seconds_or_none("timeout", timeout), abort_or_none("abort", abort))
 
     def peer_is_gone(self, reason: str) -> None:
         """Tell the exchange that the job has ended, as its launcher's handle knows, instead of waiting for its silence."""
@@ -153,9 +154,14 @@ class TaskExchange:
     def job_environment(self, *, launch_once: bool = True, **options: Any) -> dict[str, str]:
         """The environment from which `Agent.from_env` builds the other ends; `options` are those of `Agent`.
 
-        Names and addresses only. Raises `TypeError` for an option that is not plain data.
+        Names and addresses only. Raises what `Agent` would raise for an option, and `TypeError` for one that it has not.
         """
-        return environment.describe(self._pipe, self._metric_pipe, {"launch_once": launch_once, **options})
+        channels = {"task_channel": self._channels[0], "metric_channel": self._channels[1]}
+        for name, own in channels.items():
+            if options.get(name, own) != own:
+                raise ValueError(f"{name} must be that of the exchange, {own!r}, got {options[name]!r}")
+        checked = checked_options({**channels, "launch_once": launch_once, **options})
+        return environment.describe(self._pipe, self._metric_pipe, checked)
 
     # tasks
 
@@ -185,6 +191,7 @@ class TaskExchange:
 
         Raises `ValueError` or `TypeError` for arguments, `CodecError` for data that cannot travel, `CallStateError` unless started.
         """
+        timeout = seconds_or_none("timeout", timeout, above=0)
         headers = _headers(current_round, total_rounds, receivers, pass_through)
         assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
         try:
@@ -213,6 +220,7 @@ class TaskExchange:
         pass_through: bool = False,
     ) -> Result:
         """As `run`, awaited. Cancelling it aborts the task."""
+        timeout = seconds_or_none("timeout", timeout, above=0)
         headers = _headers(current_round, total_rounds, receivers, pass_through)
         assignment = self._assign(task_name, data, task_id, headers, timeout, abort)
         try:
@@ -237,12 +245,15 @@ class TaskExchange:
     ) -> Assignment:
         if self._state != "running":
             raise CallStateError(f"the exchange is {self._state}: call start() first, and not after stop()")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, or None, got {timeout!r}")
+        abort_or_none("abort", abort)
+        if task_id is not None and not isinstance(task_id, str):
+            raise TypeError(f"task_id must be a str or None, not {type(task_id).__name__} ({task_id!r})")
         if not isinstance(task_name, str) or not task_name:
             raise ValueError(f"task_name must be a non-empty str, got {task_name!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
         data = self.data_to_task(data)
+        if not self._dispatcher.is_free:  # else sending it will tell
+            self._pipe.check_data(data)
         assignment = Assignment(task_name, task_id or new_id(), data, headers, deadline, self._retries, self._convert)
         if abort is not None:
             assignment.obey(abort)
@@ -251,7 +262,14 @@ class TaskExchange:
     # metrics
 
     def on_metric(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Call `callback(record)` for each metric record, in order, on a thread of its own. Usable as a decorator."""
+        """Call `callback(record)` for each metric record, in order, on a thread of its own. Usable as a decorator.
+
+        Raises `CallStateError` without a metric pipe.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+        if self._metric_pipe is None:
+            raise CallStateError("this exchange has no metric pipe: give it one as its second argument")
         self._on_metric = callback
         return callback
 
@@ -305,11 +323,14 @@ def _headers(
     headers: dict[str, Any] = {}
     for name, value in ((CURRENT_ROUND, current_round), (TOTAL_ROUNDS, total_rounds)):
         if value is not None:
-            headers[name] = value
+            headers[name] = whole_number(name, value)
     if isinstance(receivers, str):
         raise TypeError("receivers is a list of cell names, not one str")
     if receivers is not None:
         headers[RECEIVERS] = list(receivers)
-    if pass_through:
+        for receiver in headers[RECEIVERS]:
+            if not isinstance(receiver, str):
+                raise TypeError(f"receivers is a list of cell names, got {receiver!r} in it")
+    if flag("pass_through", pass_through):
         headers[PASS_THROUGH] = True
     return headers

@@ -58,7 +58,7 @@ class MetricSender:
 
     def log(self, record: Any, patience: float) -> bool:
         """Whether `record` was accepted for sending. Raises `CodecError` (a `ValueError`) for one that cannot travel."""
-        body, _ = codec.encode(record, out_of_band_bytes=_INLINE)
+        body, _ = codec.encode(record, out_of_band_bytes=_INLINE, name="record")
         cost = len(body) + _RECORD_COST
         with self._changed:
             room = self._changed.wait_for(

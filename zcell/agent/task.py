@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from zcell.errors import ZcellError
 from zcell.message import ReturnCode
+from zcell.pipe.pipe import Pipe
 
 CURRENT_ROUND, TOTAL_ROUNDS = "current_round", "total_rounds"
 RECEIVERS, PASS_THROUGH = "receivers", "pass_through"
 METRICS = "metrics"
 """In the headers of a result: which agent, and how many metric records it had accepted; of a batch of them: how many up to its end."""
-BEGUN = "begun"
+BEGUN, ERROR = "begun", "error"
 """In the data of an agent's END: ids of the messages with tasks that it began and did not answer. Whatever else was sent to it, it
-did not begin and will not."""
+did not begin and will not. ERROR is the exception with which its user left it, where there was one."""
+_MAX_ERROR = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ class Result:
     task_id: str
     task_name: str
     cause: Cause
-    rc: ReturnCode = ReturnCode.OK
+    rc: ReturnCode | None = None
+    """The job's own word on how it went; None unless `cause` is COMPLETED."""
     data: Any = None
     error: str = ""
     attempts: int = 1
@@ -96,7 +100,7 @@ class Result:
         """Return self when `ok`, else raise `TaskError` naming task, cause and reason."""
         if self.ok:
             return self
-        what = self.rc.value if self.cause is Cause.COMPLETED else self.cause.value
+        what = self.cause.value if self.rc is None else self.rc.value
         raise TaskError(f"task {self.task_name!r} ({self.task_id}): {what}: {self.error or 'no further detail'}", self)
 
 
@@ -127,3 +131,30 @@ def parse_result(payload: Any) -> tuple[ReturnCode, Any, str]:
     if not isinstance(payload, dict) or "data" not in payload:
         raise ValueError(f"the answer is no result: expected a dict with rc and data, got {type(payload).__name__}")
     return ReturnCode(payload.get("rc", "")), payload["data"], str(payload.get("error", ""))
+
+
+def last_word(begun: Sequence[str], error: BaseException | None) -> dict[str, Any]:
+    """The data of an agent's END."""
+    said: dict[str, Any] = {BEGUN: list(begun)}
+    if error is not None:
+        text = "".join(traceback.format_exception_only(error)).strip()[:_MAX_ERROR]
+        said[ERROR] = text.encode("utf-8", "backslashreplace").decode()
+    return said
+
+
+def parse_last_word(data: Any) -> tuple[set[str] | None, str]:
+    """Ids of the messages with tasks that the job says it began and did not answer (None when it did not say), and its error."""
+    if not isinstance(data, dict):
+        return None, ""
+    ids, error = data.get(BEGUN), data.get(ERROR)
+    begun = {i for i in ids if isinstance(i, str)} if isinstance(ids, list) else None
+    return begun, error[:_MAX_ERROR] if isinstance(error, str) else ""
+
+
+def why_refused(pipe: Pipe, name: str, data: Any, error: ValueError) -> ValueError:
+    """What `pipe` has against `data`, which its owner calls `name`; `error` when that is not to blame."""
+    try:
+        pipe.check_data(data, name)
+    except ValueError as e:
+        return e
+    return error

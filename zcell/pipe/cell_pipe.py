@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import secrets
 import threading
 import time
@@ -25,13 +24,14 @@ from zcell.fqcn import FQCN
 from zcell.limits import Limits
 from zcell.message import Reply, Request, ReturnCode, make_reply
 from zcell.pipe import cell_message
+from zcell.pipe.arguments import abort_or_none, seconds, seconds_or_none
+from zcell.pipe.arguments import channel as checked_channel
 from zcell.pipe.end_cell import EndCell, end_cell_of, end_label, end_name, new_end_cell
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.seen import SeenIds
 
 _log = logging.getLogger("zcell.pipe.cell")
-_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _PREFIX = "zcell.pipe."
 _SMALL = ".small"  # messages of this channel are queued by the cell's own thread, without a detour over its pool
 _STATUS_TIMEOUT = 5.0
@@ -79,7 +79,7 @@ class CellPipe(Pipe):
             raise ValueError("a CellPipe needs either cell= (of this process) or parent= (an endpoint), and not both")
         self.pass_through_on_send = pass_through_on_send
         self._site, self._token = site_name, token
-        self._connect_timeout = connect_timeout
+        self._connect_timeout = seconds("connect_timeout", connect_timeout, least=0)
         label, peer_label = end_label(site_name, token, self.mode), end_label(site_name, token, self.mode.other)
         is_end = cell is not None and cell.fqcn.rpartition(".")[2] == label
         if cell is not None and is_end:
@@ -118,8 +118,7 @@ class CellPipe(Pipe):
 
     def open(self, name: str) -> None:
         """As `Pipe.open`. Raises `LinkError` naming the endpoint when there is no link within `connect_timeout` seconds."""
-        if not isinstance(name, str) or not _CHANNEL.match(name):
-            raise ValueError(f"a pipe's name is 1 to 63 letters, digits, '_' or '-', got {name!r}")
+        checked_channel("a pipe's name", name)
         with self._lock:
             if self._closing.triggered:
                 raise BrokenPipeError(self._closing.reason)
@@ -161,6 +160,7 @@ class CellPipe(Pipe):
     # sending
 
     def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        timeout, abort = seconds_or_none("timeout", timeout), abort_or_none("abort", abort)
         with self._lock:
             self._check()
             self._has_left = msg.topic in Topic.STATUS
@@ -223,6 +223,9 @@ class CellPipe(Pipe):
         if isinstance(encoded, cell_message.EncodedMessage) and not encoded.taken:
             encoded.offering.withdraw()
 
+    def check_data(self, data: Any, name: str = "data") -> None:
+        self.cell.codec.check(data, name)
+
     # receiving: callbacks of the cell, which only queue
 
     def _on_heartbeat(self, request: Request) -> Reply | None:
@@ -279,7 +282,7 @@ class CellPipe(Pipe):
         self._readers.clear()
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        received = self._next(time.monotonic() + (timeout or 0.0))
+        received = self._next(time.monotonic() + (seconds_or_none("timeout", timeout) or 0.0))
         if received is None:
             return None
         fetching = self._fetching

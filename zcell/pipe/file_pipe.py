@@ -21,6 +21,8 @@ from typing import Any
 from zcell.abort import Abort
 from zcell.errors import ProtocolError
 from zcell.pipe import message_file
+from zcell.pipe.arguments import abort_or_none, seconds_or_none
+from zcell.pipe.arguments import channel as checked_channel
 from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
@@ -28,7 +30,6 @@ from zcell.pipe.seen import SeenIds
 from zcell.pipe.watch import DirectoryWatch
 
 _log = logging.getLogger("zcell.pipe.file")
-_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
 _GUARD = 0.1
 _MAX_TAKEN = 1000  # messages taken and not yet received; beyond it the peer's sends wait
@@ -71,8 +72,7 @@ class FilePipe(Pipe):
     # opening and closing
 
     def open(self, name: str) -> None:
-        if not isinstance(name, str) or not _CHANNEL.match(name):
-            raise ValueError(f"a pipe's name is 1 to 63 letters, digits, '_' or '-', got {name!r}")
+        checked_channel("a pipe's name", name)
         with self._changed:
             if self._closed:
                 raise BrokenPipeError(f"the {self.mode.value} end of the pipe in {self._root} is closed")
@@ -222,6 +222,7 @@ class FilePipe(Pipe):
     # messages
 
     def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        timeout, abort = seconds_or_none("timeout", timeout), abort_or_none("abort", abort)
         with self._changed:
             self._check()
             self._sending += 1
@@ -326,7 +327,7 @@ class FilePipe(Pipe):
             self._changed.notify_all()
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        deadline = time.monotonic() + (timeout or 0.0)
+        deadline = time.monotonic() + (seconds_or_none("timeout", timeout) or 0.0)
         while True:
             with self._changed:
                 while not self._notices and not self._ready:

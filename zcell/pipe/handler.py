@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from zcell.abort import Abort
+from zcell.pipe.arguments import abort_or_none, seconds, seconds_or_none
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Pipe
-from zcell.pipe.session import PeerState, PipeSession, ResendPlan
+from zcell.pipe.session import PeerState, ResendPlan
+from zcell.pipe.settings import HandlerSettings
 
 _log = logging.getLogger("zcell.pipe.handler")
 STATUS_TIMEOUT = 5.0
@@ -46,17 +48,14 @@ class PipeHandler:
     ) -> None:
         if not isinstance(pipe, Pipe):
             raise TypeError(f"pipe must be a Pipe, not {type(pipe).__name__}")
-        if not read_interval > 0:
-            raise ValueError(f"read_interval must be above 0 seconds, got {read_interval!r}")
-        if resend_interval is not None and not resend_interval > 0:
-            raise ValueError(f"resend_interval must be above 0 seconds, or None for no resends, got {resend_interval!r}")
-        self._pipe = pipe
-        self._read_interval = read_interval
-        self._resend_interval = resend_interval
-        self._max_resends = max_resends
-        self._session = PipeSession(
-            heartbeat_interval=heartbeat_interval, heartbeat_timeout=heartbeat_timeout, connect_timeout=connect_timeout
+        settings = HandlerSettings(
+            read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends, connect_timeout
         )
+        self._pipe = pipe
+        self._read_interval = settings.read_interval
+        self._resend_interval = settings.resend_interval
+        self._max_resends = settings.max_resends
+        self._session = settings.session()
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         """For who waits for a message or for the peer; the other two wake only whom they concern, or every message would cost
@@ -128,6 +127,7 @@ class PipeHandler:
 
         A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word.
         """
+        unheard_timeout = seconds("unheard_timeout", unheard_timeout)
         if self.peer_state is PeerState.LIVE and not self.is_over:
             self.notify_end(data)
         elif self.peer_state is PeerState.WAITING and not self.is_over and self._threads and unheard_timeout > 0:
@@ -160,8 +160,7 @@ class PipeHandler:
         False after `timeout` seconds in all (None: no limit of its own), when the resends are used up, when `abort` was
         triggered, and as soon as the conversation is over; `last_error` of the pipe says why.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, or None, got {timeout!r}")
+        timeout, abort = seconds_or_none("timeout", timeout, above=0), abort_or_none("abort", abort)
         deadline = None if timeout is None else time.monotonic() + timeout
         plan = ResendPlan(
             interval=self._resend_interval,
@@ -218,7 +217,7 @@ class PipeHandler:
 
     def get_next(self, timeout: float = 0.0) -> Message | None:
         """The next message, waiting at most `timeout` seconds for one; None when there is none, while paused, once stopped."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds("timeout", timeout)
         with self._changed:
             while not self._stopped:
                 message = self._session.take()
@@ -243,6 +242,7 @@ class PipeHandler:
 
     def wait_for_peer(self, timeout: float | None = None, abort: Abort | None = None) -> bool:
         """Wait for the first sign of life; False after `timeout` seconds, when aborted, or when the conversation is over."""
+        timeout, abort = seconds_or_none("timeout", timeout), abort_or_none("abort", abort)
         key = abort.add_callback(self._wake) if abort is not None else 0
         try:
             with self._changed:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
+from zcell import codec
 from zcell.abort import Abort
 from zcell.pipe.message import Message
 
@@ -75,6 +76,10 @@ class Pipe(ABC):
     def release_send_cache(self, msg: Message) -> None:
         """Free the encoded form of `msg`; called when it will not be sent again."""
         msg.encoded = None
+
+    def check_data(self, data: Any, name: str = "data") -> None:
+        """Raise what `send` would raise for data that cannot travel (`CodecError`), where it is called `name`."""
+        codec.check(data, name)
 
     @abstractmethod
     def peer_is_gone(self) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+from zcell.pipe.arguments import seconds, seconds_or_none
 from zcell.pipe.message import Message, Topic
 
 
@@ -39,14 +40,13 @@ class PipeSession:
     """Heartbeats, silence, status and the inbox of one conversation.
 
     `heartbeat_timeout` 0 switches the check for silence off; `connect_timeout` is the same check before the first sign of
-    life. Raises `ValueError` unless `heartbeat_interval` is above 0 and below a `heartbeat_timeout` that is not 0.
+    life. Raises `ValueError` or `TypeError` unless `heartbeat_interval` is above 0 and below a `heartbeat_timeout` that is not 0.
     """
 
     def __init__(self, *, heartbeat_interval: float, heartbeat_timeout: float, connect_timeout: float | None = None) -> None:
-        if not heartbeat_interval > 0:
-            raise ValueError(f"heartbeat_interval must be above 0 seconds, got {heartbeat_interval!r}")
-        if heartbeat_timeout < 0:
-            raise ValueError(f"heartbeat_timeout must be 0 (no check) or more seconds, got {heartbeat_timeout!r}")
+        heartbeat_interval = seconds("heartbeat_interval", heartbeat_interval, above=0)
+        heartbeat_timeout = seconds("heartbeat_timeout", heartbeat_timeout, least=0, zero=" (no check)")
+        connect_timeout = seconds_or_none("connect_timeout", connect_timeout, least=0)
         if 0 < heartbeat_timeout <= heartbeat_interval:
             raise ValueError(
                 f"heartbeat_interval ({heartbeat_interval} s) must be below heartbeat_timeout ({heartbeat_timeout} s), "

@@ -21,6 +21,7 @@ from zcell.abort import Abort
 from zcell.cell.cell import Cell
 from zcell.codec import RefTarget
 from zcell.errors import CodecError
+from zcell.pipe.arguments import abort_or_none, seconds
 
 _IDLE_TIMEOUT = 60.0
 _SLICE = 8 << 20
@@ -75,6 +76,7 @@ class SharedFile:
         self, cell: Cell | None, to: str | os.PathLike[str], *, idle_timeout: float = _IDLE_TIMEOUT, abort: Abort | None = None
     ) -> Path:
         """As `save`, by `cell`: for a file that came in a message of a cell and not through a pipe."""
+        idle_timeout, abort = seconds("idle_timeout", idle_timeout, above=0), abort_or_none("abort", abort)
         place = Path(to)
         if place.is_dir():
             place = place / self.name
