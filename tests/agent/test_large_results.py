@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,6 +48,34 @@ def test_large_arrays_travel_both_ways_over_every_pipe(place: Place) -> None:
     got = exchange.run("train", {"weights": weights, "round": 1}, timeout=60)
     assert got.ok, got.error
     np.testing.assert_array_equal(got.data["weights"], weights)
+
+
+def _owner(array: Any) -> Any:
+    """Whose memory `array` shows."""
+    while isinstance(array, np.ndarray | memoryview):
+        array = array.base if isinstance(array, np.ndarray) else array.obj
+    return array
+
+
+def test_a_large_array_is_freed_with_its_user_on_both_sides_and_both_ways(cells: Place) -> None:
+    """By its last reference, not by a collector, which counts objects and not bytes."""
+    exchange, agent = cells.both()
+    gc.collect()
+    gc.disable()
+    try:
+        task_data, result_data = np.ones(LARGE), np.ones(LARGE)
+        running = cells.meanwhile(exchange.run, "t", task_data, timeout=30)
+        task = agent.get_task(10)
+        assert task is not None
+        assert agent.submit_result(result_data)
+        received = [_owner(task.data), _owner(running.result(10).data)]
+        assert [type(r) for r in received] == [bytes, bytes]
+        sent = [weakref.ref(task_data), weakref.ref(result_data)]
+        del task_data, result_data, task, running
+        eventually(lambda: all(array() is None for array in sent))
+        eventually(lambda: [sys.getrefcount(r) for r in received] == [3, 3])  # the list, the loop and the call
+    finally:
+        gc.enable()
 
 
 def test_many_middling_arrays_travel_though_together_they_exceed_a_message(cells: Place) -> None:

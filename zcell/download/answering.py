@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zcell.download.listening import tolerant, understood
 from zcell.download.offer import Offer
@@ -21,7 +21,7 @@ from zcell.download.sealing import Sealer
 from zcell.download.serving import Outgoing
 from zcell.download.sources import SourceError
 from zcell.download.stepping import STEP_CHANNEL
-from zcell.download.transaction import Transaction
+from zcell.download.transaction import Expectation, Transaction
 from zcell.message import Request
 from zcell.protocol.transfer import messages as msg
 
@@ -47,6 +47,14 @@ class _Refused(Exception):
         self.text = text[: msg.MAX_TEXT]
 
 
+class _Gone(NamedTuple):
+    """What is kept of a ref whose transaction has ended: enough to say so, and nothing of what was offered."""
+
+    until: float
+    expectation: Expectation
+    status: str
+
+
 class Answering:
     """Answers the receivers of what one cell offers."""
 
@@ -55,7 +63,7 @@ class Answering:
         self._sealer_for = sealer_for
         self._lock = threading.Lock()
         self._offers: dict[str, tuple[Offer, Transaction]] = {}
-        self._gone: OrderedDict[str, tuple[float, Transaction]] = OrderedDict()
+        self._gone: OrderedDict[str, _Gone] = OrderedDict()
         self._outgoing: dict[_Key, Outgoing] = {}
         self._ending: list[Outgoing] = []
         self._stepping: dict[_Key, tuple[Offer, Transaction]] = {}
@@ -99,11 +107,12 @@ class Answering:
         """These refs are gone, and answer so until the time `until`."""
         ids = {offer.ref.id for offer in offers}
         now = time.monotonic()
+        gone = _Gone(until, tx.expectation, tx.status.value)
         with self._lock:
             for ref_id in ids:
                 self._offers.pop(ref_id, None)
-                self._gone[ref_id] = (until, tx)
-            while self._gone and (len(self._gone) > _MAX_GONE or next(iter(self._gone.values()))[0] < now):
+                self._gone[ref_id] = gone
+            while self._gone and (len(self._gone) > _MAX_GONE or next(iter(self._gone.values())).until < now):
                 self._gone.popitem(last=False)
             ending = [out for out in self._outgoing.values() if out.offer.ref.id in ids]
             for out in ending:
@@ -153,8 +162,8 @@ class Answering:
             gone = self._gone.get(ref_id)
         if found is not None and found[1].expectation.admits(origin):
             return found
-        if found is None and gone is not None and gone[0] >= time.monotonic() and gone[1].expectation.admits(origin):
-            raise _Refused("gone", f"the transaction of this ref has ended ({gone[1].status.value})")
+        if found is None and gone is not None and gone.until >= time.monotonic() and gone.expectation.admits(origin):
+            raise _Refused("gone", f"the transaction of this ref has ended ({gone.status})")
         raise _Refused("unknown_ref", "the owner offers nothing under this ref")
 
     # --- requests, on the pool ---------------------------------------------------------------------------------------------

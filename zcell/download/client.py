@@ -110,7 +110,7 @@ class DownloadClient:
     ) -> Future[bytes]:
         """`fetch_bytes` without waiting."""
         sink = MemorySink(max_bytes)
-        return self._fetch(owner, ref_id, sink, lambda: sink.result, lambda _: BytesJoiner(sink, max_bytes), None, options)
+        return self._fetch(owner, ref_id, sink, sink.take, lambda _: BytesJoiner(sink, max_bytes), None, options)
 
     def fetch_many_future(
         self, owner: str, wanted: Mapping[str, Target | None], *, resume: bool = True, **options: Unpack[FetchOptions]
@@ -149,14 +149,15 @@ class DownloadClient:
             if self._closed:
                 raise RuntimeError("the download service was shut down")
             self._running[fetch.stream] = self._fetches[fetch.stream] = fetch
+        future = fetch.future  # the download lets go of it when it ends
         if not options["optional"]:
-            fetch.future.add_done_callback(_log_failure)
+            future.add_done_callback(_log_failure)
         try:
             fetch.start()
         except BaseException:
             self._forget(fetch)
             raise
-        return fetch.future
+        return future
 
     def _go_by_steps(
         self,

@@ -408,6 +408,7 @@ class Fetch(Generic[T]):
             self._tell()
         self._inbox.clear()
         self._on_end(self)
+        self.future, self.on_steps = let_go(), None  # a result that timers and callbacks keep would outlive its user
         self.ended.set()
 
     def _tell(self) -> None:
@@ -422,6 +423,13 @@ class Fetch(Generic[T]):
             if not self._machine.confirmed:
                 log.warning("download from %s is complete, but the owner could not be told", self.owner)
             self.future.set_result(self.result())
+
+
+def let_go() -> Future[Any]:
+    """What a download that has ended has for a future: one that is done and holds nothing."""
+    future: Future[Any] = Future()
+    future.cancel()
+    return future
 
 
 def _sink_text(error: Exception) -> str:

@@ -29,6 +29,10 @@ class _Load:
         self.error: Exception | None = None
 
 
+def _nothing(_text: str) -> None:
+    return
+
+
 class Offer:
     """A ref with what it is served from: a `source` of bytes, or a `producer` of steps."""
 
@@ -48,7 +52,7 @@ class Offer:
         self.on_delivered = on_delivered
         self.failure: str | None = None
         """Why nothing can be served from it any more."""
-        self.on_failure: Callable[[str], object] = lambda text: None
+        self.on_failure: Callable[[str], object] = _nothing
         """Called with `failure` once there is one."""
         self.loads = 0
         """Chunks read from the source, however many receivers they went to."""
@@ -140,5 +144,7 @@ class Offer:
             released, self._released = self._released, True
             self._frames.clear()
             self._cached_bytes = 0
+        self.on_failure = _nothing
         if self.source is not None and not released:
+            self.obj = None  # a receiver's request that is still being answered keeps this object a little longer
             self.source.release()

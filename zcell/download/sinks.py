@@ -101,5 +101,10 @@ class MemorySink:
         self._buffer = io.BytesIO()
         return True
 
+    def take(self) -> bytes:
+        """The result, which from now on is the caller's alone."""
+        result, self.result = self.result, b""
+        return result
+
     def close(self) -> None:
         self._buffer = io.BytesIO()

@@ -159,15 +159,41 @@ class _Complete:
 
 
 class BytesSource(_Complete):
-    """A buffer in memory, which must not change while it is offered."""
+    """A buffer in memory, which must not change while it is offered. It is let go of with the last transfer after `release`."""
 
     def __init__(self, data: bytes | bytearray | memoryview, chunk_bytes: int, name: str = "") -> None:
-        self._data = memoryview(data).cast("B")
+        self._data: memoryview | None = memoryview(data).cast("B")
+        self._users = 0
+        self._is_released = False
         super().__init__(name or "bytes", len(self._data), chunk_bytes)
+
+    def open(self) -> None:
+        with self._lock:
+            self._users += 1
+
+    def close(self) -> None:
+        with self._lock:
+            self._users -= 1
+            self._let_go()
+
+    def release(self) -> None:
+        with self._lock:
+            self._is_released = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_released and self._users == 0:
+            self._data = None
+
+    def _bytes(self, offset: int, length: int) -> memoryview:
+        data = self._data
+        if data is None:
+            raise SourceError(f"{self.name}: the transaction has ended")
+        return data[offset : offset + length]
 
     def load(self, index: int, *, tree: bool) -> Frame | None:
         offset, length = self._span(index)
-        payload = self._data[offset : offset + length]
+        payload = self._bytes(offset, length)
         if not tree:
             return frames.encode(index, offset, payload)
         digest = chunk_root(payload)
@@ -176,7 +202,7 @@ class BytesSource(_Complete):
 
     def _digest(self, index: int) -> bytes:
         offset, length = self._span(index)
-        return chunk_root(self._data[offset : offset + length])
+        return chunk_root(self._bytes(offset, length))
 
 
 class FileSource(_Complete):

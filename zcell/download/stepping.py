@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcell.download.callbacks import CallbackQueue
 from zcell.download.consuming import consume_step
+from zcell.download.fetching import let_go
 from zcell.download.outcome import ProduceRC
 from zcell.download.progress import ProgressState
 from zcell.download.replies import download_failure, failure_of, reply_of
@@ -255,4 +256,5 @@ class StepFetch:
             else:
                 self.future.set_result(self._result())
         self._on_end(self)
+        self.future = let_go()
         self.ended.set()

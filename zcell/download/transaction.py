@@ -216,8 +216,9 @@ class Transaction:
     # --- what happens to it ------------------------------------------------------------------------------------------------
 
     def _source_failed(self, ref_id: str, text: str) -> None:
-        if self._on_source_failed is not None:
-            self.callbacks.call(self._on_source_failed, ref_id, text)
+        on_source_failed = self._on_source_failed
+        if on_source_failed is not None:
+            self.callbacks.call(on_source_failed, ref_id, text)
 
     def touch(self) -> None:
         """Somebody did something with one of the refs."""
@@ -236,8 +237,9 @@ class Transaction:
     def report(self, event: ProgressEvent) -> None:
         """A receiver told how far it is."""
         self.touch()
-        if self._progress is not None:
-            self.callbacks.call(self._progress, event)
+        progress = self._progress
+        if progress is not None:
+            self.callbacks.call(progress, event)
 
     def confirm(self, offer: Offer, receiver: str, failure: str) -> None:
         """`receiver` said how its download ended: `failure` is a `DownloadError` reason, or "" for success. Idempotent."""
@@ -287,13 +289,16 @@ class Transaction:
                 return
             self._status = status
             offers = list(self._offers.values())
+            objs = [offer.obj for offer in offers]
             for ref_id, receiver in sorted(self._failed):
                 self._report_delivery(self._offers[ref_id], receiver, DownloadStatus.FAILED)
         log.info("transaction %s ended: %s", self.id, status.value)
         self._service.retire(self, offers)
         self._ended.set()
-        if self._on_done is not None:
-            self.callbacks.call(self._on_done, self.id, status, [offer.obj for offer in offers])
+        on_done, self._on_done = self._on_done, None
+        self._progress = self._on_source_failed = None  # whoever listened may hold this transaction: no cycle outlives it
+        if on_done is not None:
+            self.callbacks.call(on_done, self.id, status, objs)
 
     # --- for the owner -----------------------------------------------------------------------------------------------------
 

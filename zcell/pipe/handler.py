@@ -272,6 +272,7 @@ class PipeHandler:
                 message = self._pipe.receive(self._read_interval)
                 if message is not None:
                     self._received(message)
+                    message = None  # or it would be kept, however large, until the next one has come
                 elif self._message_cb is not None:
                     self._hand_out()
         except BrokenPipeError as e:
