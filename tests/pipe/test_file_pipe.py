@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,34 @@ def test_a_removed_directory_is_a_broken_pipe_that_names_it(root: Path, passive:
         return ""
 
     assert str(root) in eventually(broken)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_an_end_that_its_peer_took_for_dead_and_cleaned_away_meets_the_next_one(root: Path, portable: bool) -> None:
+    """As after a pause of its process: it missed that the peer gave it up, and left nothing behind."""
+    with FilePipe(Mode.PASSIVE, root, portable=portable) as paused, ThreadPoolExecutor(1) as pool:
+        paused.open("task")
+        first = FilePipe(Mode.ACTIVE, root)
+        first.open("task")
+        assert first.send(Message.new_request("t", 1), 5.0)
+        assert _next(paused).data == 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(first, "_take", lambda names: None)
+            waiting = pool.submit(paused.send, Message.new_request("t", "lost"), 30.0)
+            eventually(lambda: list((root / "task" / "to_active").glob("*.msg")))
+            first.peer_is_gone()
+            first.close()
+        assert waiting.result(5.0) is False
+        assert paused.last_error
+        assert _next(paused).topic == Topic.PEER_GONE
+        paused.clear()
+        with FilePipe(Mode.ACTIVE, root) as second:
+            second.open("task")
+            assert paused.send(Message.new_request("t", 2), 10.0)
+            assert _next(second).data == 2
+            assert second.send(Message.new_request("t", 3), 5.0)
+            assert _next(paused).data == 3
+    assert not root.exists()
 
 
 def test_a_file_too_large_for_its_limit_fails_the_send_with_the_reason(root: Path, passive: FilePipe) -> None:

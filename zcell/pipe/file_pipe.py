@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from zcell.errors import ProtocolError
 from zcell.pipe import message_file
 from zcell.pipe.arguments import abort_or_none, seconds_or_none
 from zcell.pipe.arguments import channel as checked_channel
+from zcell.pipe.box import make_directories, names, names_left, remove_directory, remove_ours, won
 from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
@@ -30,8 +29,8 @@ from zcell.pipe.seen import SeenIds
 from zcell.pipe.watch import DirectoryWatch
 
 _log = logging.getLogger("zcell.pipe.file")
-_OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
 _GUARD = 0.1
+_ATTEMPTS = 100
 _MAX_TAKEN = 1000  # messages taken and not yet received; beyond it the peer's sends wait
 _SIGN_INTERVAL = 0.25  # how old the knowledge of the peer's heartbeat may be where every look costs a round trip
 
@@ -56,10 +55,13 @@ class FilePipe(Pipe):
         self._writing = threading.Lock()
         self._count = 0
         self._pending: set[str] = set()
+        self._lost: set[str] = set()
+        """Of these, what the peer removed unread."""
         self._ready: deque[Path] = deque()
         self._seen = SeenIds()
         self._notices: deque[Message] = deque()
         self._peer: str | None = None
+        self._has_met = False
         self._peer_beat = 0
         self._peer_dead = False
         self._peer_left = False
@@ -81,11 +83,10 @@ class FilePipe(Pipe):
             self._channel = self._root / name
             self._inbox, self._outbox = self._box(self.mode), self._box(self.mode.other)
             self._root.parent.mkdir(parents=True, exist_ok=True)
-            for directory in (self._root, self._channel, self._inbox, self._outbox):
-                directory.mkdir(mode=0o700, exist_ok=True)
-            self._clear_stale()
+            make_directories(self._root, self._channel, self._inbox, self._outbox)
             self._marker = Marker(self._outbox, self._incarnation)
             self._broken = ""
+            self._clear_stale()  # with a new marker in place: who misses an old one then sees that it was replaced
             self._watch = DirectoryWatch([self._inbox, self._outbox], guard=_GUARD, portable=self._portable)
             self._thread = threading.Thread(target=self._run, name=f"zcell-filepipe-{name}", daemon=True)
         self._look()
@@ -93,8 +94,9 @@ class FilePipe(Pipe):
 
     def _clear_stale(self) -> None:
         """Remove what a dead run of this end wrote, unless a reader that may be alive has taken it."""
-        readers = [f".taken-{p}" for n in _names(self._inbox) if (p := incarnation_of(n)) is not None]
-        _remove_ours(self._outbox, (n for n in _names(self._outbox) if not any(n.endswith(r) for r in readers)))
+        mine = f"-{self._incarnation}"
+        readers = [f".taken-{p}" for n in names(self._inbox) if (p := incarnation_of(n)) is not None]
+        remove_ours(self._outbox, (n for n in names(self._outbox) if not n.endswith((mine, *readers))))
 
     def _box(self, reader: Mode) -> Path:
         return self._channel / f"to_{reader.value.lower()}"
@@ -123,19 +125,19 @@ class FilePipe(Pipe):
         leaving in the same moment and do the same, so that each step may find it done.
         """
         try:
-            sent = _names_left(self._outbox)
-            _remove_ours(self._outbox, (n for n in sent if f"-{self._incarnation}" in n and ".taken-" not in n))
-            left = _names_left(self._inbox)
+            sent = names_left(self._outbox)
+            remove_ours(self._outbox, (n for n in sent if f"-{self._incarnation}" in n and ".taken-" not in n))
+            left = names_left(self._inbox)
             taken = f".taken-{self._incarnation}"
-            _remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
+            remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
             if any(incarnation_of(n) not in (None, self._incarnation) for n in sent):  # it has taken this end's place
                 return
             if any(self._may_be_alive(p) for n in left if (p := incarnation_of(n)) is not None):
                 return
             for box in (self._inbox, self._outbox):
-                _remove_ours(box, _names_left(box))
+                remove_ours(box, names_left(box))
             for directory in (self._inbox, self._outbox, self._channel, self._root):
-                _remove_directory(directory)
+                remove_directory(directory)
         except OSError as e:
             _log.debug("left %s in place: %s", self._channel, e)
 
@@ -165,23 +167,62 @@ class FilePipe(Pipe):
     def _look(self) -> None:
         """See what changed in the directories and wake whoever waits for it."""
         assert self._watch is not None
+        assert self._marker is not None
         with self._changed:
-            waiting = set(self._pending)
-        if self._marker is not None and not self._marker.path.exists():
-            raise FileNotFoundError(0, "another end with the same mode took over, or the directory was removed")
-        names = _names(self._inbox)
-        unread = set(_names(self._outbox)) if waiting else waiting
+            waiting = self._pending - self._lost
+        try:
+            here = names(self._inbox)
+            unread = set(names(self._outbox)) if waiting else waiting
+            is_mine = self._is_in_place()
+        except FileNotFoundError:
+            is_mine = False
+        if not is_mine:
+            self._come_back()
+            return
         with self._changed:
             before = len(self._pending), len(self._ready)
             self._pending -= waiting - unread
-            incarnations = [p for n in names if (p := incarnation_of(n)) is not None]
+            incarnations = [p for n in here if (p := incarnation_of(n)) is not None]
             self._look_at_peers(incarnations)
             self._peer_left = self._peer is not None and self._peer not in incarnations
             if self._peer is not None:
-                self._take(sorted(n for n in names if n.endswith(f"-{self._peer}.msg")))
+                self._take(sorted(n for n in here if n.endswith(f"-{self._peer}.msg")))
             if (len(self._pending), len(self._ready)) != before:
                 self._watch.changed()
             self._changed.notify_all()
+
+    def _come_back(self) -> None:
+        """The peer took this end for dead, as after a pause longer than its patience, and removed everything: begin again.
+
+        What waits there to be taken is lost. Raises `FileNotFoundError` when it cannot have been the peer.
+        """
+        if not self._has_met or any(incarnation_of(n) not in (None, self._incarnation) for n in names_left(self._outbox)):
+            raise FileNotFoundError(0, "another end with the same mode took over, or the directory was removed")
+        assert self._watch is not None
+        assert self._marker is not None
+        with self._writing, self._changed:
+            if self._closed:
+                return
+            self._put_back(self._marker)
+            self._watch.renew()
+            self._lost |= self._pending
+            self._ready.clear()
+            if not self._peer_dead:
+                self._peer_dead = True
+                self._notices.append(Message.new_request(Topic.PEER_GONE, "the peer took this end for dead, and has left"))
+            self._changed.notify_all()
+        _log.warning("%s of %s: the peer took this end for dead, and has left", self.mode.value, self._channel)
+        self._watch.wake()
+
+    def _put_back(self, marker: Marker) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                make_directories(self._root, self._channel, self._inbox, self._outbox)
+                marker.put_back()
+                return
+            except (FileNotFoundError, FileExistsError):  # whoever removes the directories may be at it
+                if attempt == _ATTEMPTS:
+                    raise
 
     def _look_at_peers(self, incarnations: list[str]) -> None:
         assert self._watch is not None
@@ -212,7 +253,7 @@ class FilePipe(Pipe):
     def _met(self, incarnation: str, beat: int, now: float) -> None:
         """A living incarnation of the other end: the first is the peer, another one means that the peer was started again."""
         if self._peer is None:
-            self._peer, self._peer_dead = incarnation, False
+            self._peer, self._peer_dead, self._has_met = incarnation, False, True
             self._peer_beat, self._last_active = 0, now
             self._heard(beat, now)
         elif not self._peer_dead:
@@ -302,21 +343,29 @@ class FilePipe(Pipe):
         try:
             with self._changed:
                 while name in self._pending:
-                    if self._given_up(deadline, abort):
+                    if name in self._lost or self._given_up(deadline, abort):
                         break
                     self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 else:
                     return True
-                self._pending.discard(name)
         finally:
             if abort is not None:
                 abort.remove_callback(key)
-        return self._withdraw(name)
+        taken = self._withdraw(name)
+        with self._changed:
+            if name in self._lost or not self._is_in_place():  # removed, not taken
+                taken, self.last_error = False, f"the peer has left, and removed {self._outbox}"
+            self._pending.discard(name)
+            self._lost.discard(name)
+        return taken
+
+    def _is_in_place(self) -> bool:
+        return self._marker is not None and self._marker.path.exists()
 
     def _withdraw(self, name: str) -> bool:
         """Take an unread message back; True when the peer was faster."""
         hidden = self._outbox / f".{name.removesuffix('.msg')}.withdrawn"
-        withdrawn = _won(self._outbox / name, hidden)
+        withdrawn = won(self._outbox / name, hidden)
         hidden.unlink(missing_ok=True)
         if withdrawn and self._broken:
             raise BrokenPipeError(self._broken)
@@ -350,7 +399,7 @@ class FilePipe(Pipe):
             path = self._inbox / name
             mine = path.with_suffix(f".taken-{self._incarnation}")
             try:
-                if _won(path, mine):
+                if won(path, mine):
                     self._ready.append(mine)
                     self._last_active = time.monotonic()
             except OSError as e:
@@ -396,41 +445,3 @@ class FilePipe(Pipe):
     def export(self, mode: Mode | str) -> tuple[str, dict[str, Any]]:
         mode = Mode(mode.upper())
         return "zcell.pipe.FilePipe", {"mode": mode.value, "root_path": str(self._root), "portable": self._portable}
-
-
-def _won(path: Path, target: Path) -> bool:
-    """Rename `path`; False when somebody else was faster. A lost NFS answer to a rename that worked counts as won."""
-    try:
-        path.rename(target)
-    except FileNotFoundError:
-        return target.exists()
-    return True
-
-
-def _names(directory: Path) -> list[str]:
-    return [entry.name for entry in directory.iterdir()]
-
-
-def _names_left(directory: Path) -> list[str]:
-    """The same of a directory that the other end may have removed."""
-    try:
-        return _names(directory)
-    except FileNotFoundError:
-        return []
-
-
-def _remove_directory(directory: Path) -> None:
-    """Unless the other end was faster, or something that is not ours, or another channel, is in it."""
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        _log.debug("left %s in place: %s", directory, e)
-
-
-def _remove_ours(directory: Path, names: Iterable[str]) -> None:
-    """Remove files that a FilePipe made; anything else in the directory is somebody else's."""
-    for name in names:
-        if _OURS.match(name):
-            (directory / name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from zcell.abort import Abort
 from zcell.pipe.arguments import abort_or_none, seconds, seconds_or_none
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Pipe
+from zcell.pipe.process import OwnProcess
 from zcell.pipe.session import PeerState, ResendPlan
 from zcell.pipe.settings import HandlerSettings
 
@@ -65,6 +66,7 @@ class PipeHandler:
         self._handing_out = threading.Lock()
         self._beating = threading.Lock()
         self._over = Abort()
+        self._process = OwnProcess()
         self._stopped = False
         self._threads: list[threading.Thread] = []
         self._status_cb: Callable[[Message], None] | None = None
@@ -103,6 +105,7 @@ class PipeHandler:
             if self._threads or self._stopped:
                 raise RuntimeError("a PipeHandler is started once; make a new one for a new conversation")
             self._session.start(time.monotonic())
+            self._process = OwnProcess()
             self._threads = [
                 threading.Thread(target=self._read, name="zcell-pipe-reader", daemon=True),
                 threading.Thread(target=self._pulse, name="zcell-pipe-pulse", daemon=True),
@@ -111,7 +114,12 @@ class PipeHandler:
             thread.start()
 
     def stop(self, close_pipe: bool = True) -> None:
-        """End every wait in this handler and its threads, and close the pipe unless told not to. Idempotent."""
+        """End every wait in this handler and its threads, and close the pipe unless told not to. Idempotent.
+
+        Nothing happens in a forked child: the conversation is its parent process's.
+        """
+        if self._process.is_elsewhere:
+            return
         with self._changed:
             self._stopped = True
             self._notify_everyone()
@@ -128,6 +136,8 @@ class PipeHandler:
         A peer that was not heard yet may have heard this end: it gets `unheard_timeout` seconds to take the word.
         """
         unheard_timeout = seconds("unheard_timeout", unheard_timeout)
+        if self._process.is_elsewhere:
+            return
         if self.peer_state is PeerState.LIVE and not self.is_over:
             self.notify_end(data)
         elif self.peer_state is PeerState.WAITING and not self.is_over and self._threads and unheard_timeout > 0:

@@ -58,33 +58,44 @@ class Marker:
         self._lock = threading.Lock()
         self._beat = 0
         self._seen: list[str] = []
-        hidden = directory / f".{_PREFIX}{incarnation}.tmp"
-        self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._fd = self._create()
+
+    def _create(self) -> int:
+        hidden = self.path.parent / f".{self.path.name}.tmp"
+        fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            self._write()
+            self._write(fd)
             hidden.rename(self.path)
         except OSError:
-            os.close(self._fd)
+            os.close(fd)
             hidden.unlink(missing_ok=True)
             raise
+        return fd
 
-    def _write(self) -> None:
+    def put_back(self) -> None:
+        """It was removed: make it again. Raises `OSError`."""
+        with self._lock:
+            fd = self._create()
+            os.close(self._fd)
+            self._fd = fd
+
+    def _write(self, fd: int) -> None:
         text = " ".join([str(self._beat), *self._seen])
-        os.pwrite(self._fd, text.ljust(_BYTES).encode(), 0)
-        os.fdatasync(self._fd)  # or the other hosts of an NFS directory would not see it
+        os.pwrite(fd, text.ljust(_BYTES).encode(), 0)
+        os.fdatasync(fd)  # or the other hosts of an NFS directory would not see it
 
     def beat(self, number: int) -> None:
         """Give a sign of life."""
         with self._lock:
             self._beat = number
-            self._write()
+            self._write(self._fd)
 
     def greet(self, incarnation: str) -> None:
         """Tell `incarnation` that it was seen."""
         with self._lock:
             if incarnation not in self._seen:
                 self._seen = [incarnation, *self._seen][:_MAX_SEEN]
-                self._write()
+                self._write(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)

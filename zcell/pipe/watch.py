@@ -7,12 +7,14 @@ write, as on NFS, it cannot tell: there the pace follows the traffic, from 1 ms 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import select
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_log = logging.getLogger("zcell.pipe.file")
 _FASTEST, _SLOWEST = 0.001, 0.01
 _QUIET_SHARE = 50  # a look every fiftieth of the quiet time costs little and adds little delay to a busy exchange
 # linux/inotify.h: IN_MODIFY | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF
@@ -45,11 +47,15 @@ def _open_inotify(directories: Sequence[Path]) -> int | None:
         return None
     if fd < 0:
         return None
-    for directory in directories:
-        if libc.inotify_add_watch(fd, os.fsencode(directory), _EVENTS) < 0:
-            os.close(fd)
-            return None
+    if not _add_watches(fd, directories):
+        os.close(fd)
+        return None
     return fd
+
+
+def _add_watches(fd: int, directories: Sequence[Path]) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return all(libc.inotify_add_watch(fd, os.fsencode(directory), _EVENTS) >= 0 for directory in directories)
 
 
 class DirectoryWatch:
@@ -58,6 +64,7 @@ class DirectoryWatch:
     def __init__(self, directories: Sequence[Path], *, guard: float, portable: bool = False) -> None:
         local = not portable and all(file_system(d) in _LOCAL for d in directories)
         self._inotify = _open_inotify(directories) if local else None
+        self._directories = directories
         self._guard = guard
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
@@ -92,6 +99,11 @@ class DirectoryWatch:
                 continue
         except BlockingIOError:
             return
+
+    def renew(self) -> None:
+        """The directories were made anew. Where the kernel cannot be told, the slow look sees what changes."""
+        if self._inotify is not None and not _add_watches(self._inotify, self._directories):
+            _log.warning("the kernel will not tell about changes in %s", ", ".join(map(str, self._directories)))
 
     def changed(self) -> None:
         """There was traffic: look more often for a while."""

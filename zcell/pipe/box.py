@@ -1,0 +1,58 @@
+"""The files in a pipe's directory. Invariant owned here: what a pipe did not make is never removed, and what is gone is no error."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from zcell.pipe.marker import incarnation_of
+
+_log = logging.getLogger("zcell.pipe.file")
+_OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
+
+
+def won(path: Path, target: Path) -> bool:
+    """Rename `path`; False when somebody else was faster. A lost NFS answer to a rename that worked counts as won."""
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        return target.exists()
+    return True
+
+
+def names(directory: Path) -> list[str]:
+    """The names of the files in `directory`."""
+    return [entry.name for entry in directory.iterdir()]
+
+
+def names_left(directory: Path) -> list[str]:
+    """The same of a directory that the other end may have removed."""
+    try:
+        return names(directory)
+    except FileNotFoundError:
+        return []
+
+
+def make_directories(*directories: Path) -> None:
+    """Make them, each in the one before it, for this user alone, unless they are there."""
+    for directory in directories:
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove_directory(directory: Path) -> None:
+    """Unless the other end was faster, or something that is not ours, or another channel, is in it."""
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        _log.debug("left %s in place: %s", directory, e)
+
+
+def remove_ours(directory: Path, found: Iterable[str]) -> None:
+    """Remove files that a FilePipe made, markers first: an end that misses a message there knows by then that it was removed."""
+    for name in sorted(found, key=lambda n: incarnation_of(n) is None):
+        if _OURS.match(name):
+            (directory / name).unlink(missing_ok=True)
