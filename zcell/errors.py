@@ -77,5 +77,9 @@ class LaunchError(ZcellError):
     """A job could not be started; the text names the job, the launcher and the setting to change."""
 
 
+class EngineUnreachableError(LaunchError):
+    """The engine that a launcher starts jobs in does not answer, or is not where the settings say; later it may."""
+
+
 class KernelError(ZcellError):
     """`ZCELL_SHA256_KERNEL` demands a kernel that does not exist or that this CPU cannot run."""

@@ -41,7 +41,7 @@ def test_every_command_explains_itself_and_its_exit_codes(command: str) -> None:
     assert done.returncode == 0
     text = " ".join(done.stdout.decode().split())
     assert "--json" in text
-    assert "Exit codes: 0 done; for run, the job's own code; 2 usage" in text
+    assert "Exit codes: 0 done; for run, the job's own code, 1 when its engine ended it; 2 usage" in text
     assert "130 interrupted" in text
 
 

@@ -226,6 +226,13 @@ class SlurmCluster:
     def kill_controller(self) -> None:
         self._controller.end(signal.SIGKILL)
 
+    def pause_controller(self) -> None:
+        """From now on it takes connections and answers nothing."""
+        self._controller.send(signal.SIGSTOP)
+
+    def resume_controller(self) -> None:
+        self._controller.send(signal.SIGCONT)
+
     def start_controller(self, *, cold: bool = False) -> None:
         """Start it again; `cold`: without any memory of its jobs."""
         if cold:

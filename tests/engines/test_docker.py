@@ -415,6 +415,15 @@ def test_a_container_ended_by_somebody_else(
     assert handle.reason
 
 
+def test_a_container_that_is_stopped_by_somebody_else_is_not_its_parents_doing(make: Make, dockerd: DockerEngine) -> None:
+    start = make()
+    handle = start.shell(SLEEPER)
+    start.wait_for(b"ready\n")
+    dockerd.client.containers.get(handle.engine_id).stop(timeout=20)
+    assert handle.wait(LIMIT) is JobReturnCode.ABORTED
+    assert handle.reason.startswith("its node was told to end by somebody else than its parent")
+
+
 def test_a_job_out_of_memory_is_told_so(make: Make) -> None:
     start = make(container={"mem_limit": "96m", "memswap_limit": "96m"})
     handle = start.shell("python3 -c 'b = bytearray(1 << 30)'")

@@ -53,6 +53,33 @@ def test_a_directory_can_be_shared_instead(docker: list[object], tmp_path: Path)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().startswith("/zcell/workspace/")
     assert (tmp_path / "made").read_text() == "x"
+    assert f"nothing travelled: the job worked in {tmp_path} itself" in done.stderr.decode()
+
+
+def test_results_that_cannot_be_put_in_place_stay_in_the_container(
+    docker: list[object], dockerd: DockerEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    out = tmp_path / "out"
+    script = "echo valuable > made; echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done"
+    with running(*docker, "--json", "--results", out, tmp_path / "in", "--", "sh", "-c", script) as run:
+        while json.loads(run.line())["event"] != "output":
+            pass
+        out.write_text("in the way")
+        (container,) = dockerd.client.containers.list()
+        container.exec_run(["touch", "/tmp/go"])
+        code, rest = run.finish()
+    assert code == 4
+    (summary,) = events(rest, "summary")
+    name, place = re.findall(r"docker cp (zcell-kept-\S+):(\S+) PLACE", summary["kept"])[0]
+    assert summary["kept"] in summary["reason"]
+    kept = dockerd.client.containers.get(name)
+    assert zcell(*docker, tmp_path / "in", "--", "true").returncode == 0, (
+        "the next launch, which removes what dead parents left"
+    )
+    stream, _ = kept.get_archive(f"{place}/made")
+    assert b"valuable\n" in b"".join(stream)
+    kept.remove()
 
 
 def test_settings_are_json_where_they_can_be(docker: list[object], tmp_path: Path) -> None:

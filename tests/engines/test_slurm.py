@@ -6,6 +6,7 @@ The node has a /tmp of its own: nothing but what is sent gets there.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from tests.engines.slurm_cluster import CPUS, SlurmCluster
 from tests.eventually import eventually
+from tests.launch.conformance import STUBBORN
 from tests.launch.remote.starter import LIMIT, SLEEPER, Starter
 from tests.launch.test_process import alive
 from tests.programs import running
@@ -341,3 +343,39 @@ def test_a_job_gets_the_resources_it_asks_for(start: Starter, cluster: SlurmClus
     shown = cluster.run("squeue", "--noheader", f"--jobs={handle.engine_id}", "--format=%C %m %l")
     assert shown.split() == ["3", "512M", "10:00"]
     handle.kill()
+
+
+def test_terminate_ends_in_time_with_a_controller_that_hangs(start: Starter, cluster: SlurmCluster) -> None:
+    handle = start("sh", "-c", STUBBORN)
+    start.wait_for(b"ready\n")
+    cluster.pause_controller()
+    try:
+        began = time.monotonic()
+        assert handle.terminate(grace=0.5) is JobReturnCode.ABORTED
+        assert time.monotonic() - began < 0.5 + 5
+        assert handle.reason == "terminated by its parent"
+    finally:
+        cluster.resume_controller()
+    eventually(lambda: not cluster.left(), 60, cluster.left)
+
+
+def test_a_job_whose_parent_dies_before_it_has_its_credentials_ends_within_its_lease(cluster: SlurmCluster) -> None:
+    source = """
+    import sys
+    from zcell import Cell
+    from zcell.launch import JobSpec
+    from zcell.launch.slurm import SlurmLauncher
+    from zcell.launch.slurm.engine import SlurmEngine
+
+    SlurmEngine.deliver = lambda self, handle: False
+    with Cell("server", listen=["tcp://127.0.0.1:0"], secret=b"a link secret for the tests only") as parent:
+        SlurmLauncher({"poll_interval": 0.5, "lease": 3.0}).launch(JobSpec(job_id="j", command=["true"]), parent)
+        print("launched", flush=True)
+        sys.stdin.readline()
+    """
+    with running(source) as program:
+        assert program.line() == "launched"
+        eventually(lambda: "R" in cluster.run("squeue", "--noheader", "--format=%t"), LIMIT)
+        program.process.kill()
+        program.process.wait()
+        eventually(lambda: not cluster.left(), 30, cluster.left)

@@ -14,6 +14,7 @@ from zcell import Cell
 from zcell.errors import LaunchError
 from zcell.launch import JobReturnCode, JobSpec
 from zcell.launch.process import ProcessLauncher
+from zcell.workspace.manager import WorkspaceManager
 from zcell.workspace.meter import WorkspaceProgress
 
 LIMIT = 30.0
@@ -112,10 +113,41 @@ def test_a_parent_that_stops_its_cell_gets_its_job_ended_and_told_why(
     assert handle.kill() is JobReturnCode.ABORTED
 
 
-def test_a_workspace_that_cannot_travel_is_told_and_the_command_never_runs(
-    parent: Cell, launcher: ProcessLauncher, root: Path
+@pytest.mark.parametrize(
+    ("name", "rule"), [("link", "a link to '/etc/passwd'.*skip_links"), ("con.txt", "refused: .*a reserved name")]
+)
+def test_a_workspace_that_cannot_travel_is_told_before_anything_starts(
+    parent: Cell, launcher: ProcessLauncher, root: Path, name: str, rule: str
+) -> None:
+    (root / "job-1" / name).symlink_to("/etc/passwd") if name == "link" else (root / "job-1" / name).touch()
+    spec = JobSpec(job_id="job-1", command=["true"], workspace=root)
+    with pytest.raises(LaunchError, match=rf"job job-1: its workspace cannot travel: .*'{root}/job-1/{name}' is {rule}"):
+        launcher.launch(spec, parent)
+    (root / "job-1" / name).unlink()
+    assert launcher.launch(spec, parent).wait(LIMIT) is JobReturnCode.SUCCESS, "nothing was left of the first one"
+
+
+def test_what_is_left_out_is_said_once(
+    parent: Cell, launcher: ProcessLauncher, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / "job-1/link").symlink_to("/etc/passwd")
+    spec = JobSpec(job_id="job-1", command=["true"], workspace=root, skip_links=True)
+    assert launcher.launch(spec, parent).wait(LIMIT) is JobReturnCode.SUCCESS
+    assert [r.getMessage() for r in caplog.records if "left out" in r.message] == [
+        "left out of the transfer: 'job-1/link' is a link to '/etc/passwd'"
+    ]
+
+
+def test_a_workspace_that_cannot_travel_any_more_is_told_and_the_command_never_runs(
+    parent: Cell, launcher: ProcessLauncher, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = WorkspaceManager.check_job
+
+    def and_then(manager: WorkspaceManager, job_id: str) -> None:
+        check(manager, job_id)
+        (root / "job-1/link").symlink_to("/etc/passwd")
+
+    monkeypatch.setattr(WorkspaceManager, "check_job", and_then)
     handle = launcher.launch(JobSpec(job_id="job-1", command=["sh", "-c", "echo ran"], workspace=root), parent)
     assert handle.wait(LIMIT) is JobReturnCode.EXECUTION_ERROR
     assert handle.exit_code is None

@@ -36,6 +36,8 @@ def test_a_module_runs_unbuffered_in_the_given_interpreter() -> None:
         ({"job_id": "../x", "command": ["true"]}, "job_id"),
         ({"job_id": "x" * 64, "command": ["true"]}, "job_id"),
         ({"job_id": 7, "command": ["true"]}, "job_id"),
+        ({"job_id": "startup", "command": ["true"]}, "job_id 'startup' is the name of another part of a workspace"),
+        ({"job_id": "con", "command": ["true"]}, "job_id 'con' cannot be the name of a directory everywhere"),
         ({"job_id": "j"}, "exactly one of command and module"),
         ({"job_id": "j", "command": ["true"], "module": "m"}, "exactly one of command and module"),
         ({"job_id": "j", "command": ["true"], "arguments": ["x"]}, "arguments belong to module"),

@@ -11,7 +11,7 @@ from zcell.cli.exits import BY_FAILURE, DONE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.run import OWNER
 from zcell.cli.screen import Screen
-from zcell.errors import LaunchError
+from zcell.errors import EngineUnreachableError, LaunchError
 from zcell.launch.checkup import Check, page_of
 from zcell.launch.selection import load_launcher
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LEFT_LIMIT = 60.0
 """Seconds that an engine may take to remove what belongs to jobs that have ended."""
+EXTRAS = ("docker", "kubernetes")
+"""Launchers that need more packages than zcell does."""
 _LOOK = 0.5
 
 
@@ -69,7 +71,8 @@ def _made(choice: LauncherChoice, report: Report) -> Launcher | None:
     try:
         kind = load_launcher(choice.name)
     except LaunchError as error:
-        report.add(Check("launcher", str(error), "usage", f"pip install 'zcell[{choice.name}]', or name one that is installed"))
+        install = f"pip install 'zcell[{choice.name}]', or " if choice.name in EXTRAS else ""
+        report.add(Check("launcher", str(error), "usage", f"{install}name one that is installed"))
         return None
     report.add(Check("launcher", f"{choice.name} ({kind.__module__})"))
     try:
@@ -96,7 +99,8 @@ def _tried(choice: LauncherChoice, launcher: Launcher, report: Report, limit: fl
     try:
         endpoints = choice.endpoints(launcher)
     except (LaunchError, CommandError) as error:
-        report.add(Check("address", str(error), "usage", "see docs/howto-networks.md"))
+        failure = "link" if isinstance(error, EngineUnreachableError) else "usage"
+        report.add(Check("address", str(error), failure, "see docs/howto-networks.md"))
         return
     with Cell(OWNER, listen=endpoints, insecure=choice.insecure, secret=new_secret()) as cell:
         report.add(Check("address", f"listening on {', '.join(cell.endpoints)}"))

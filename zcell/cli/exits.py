@@ -6,7 +6,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from zcell.errors import BundleError, DownloadError, KernelError, LaunchError, LinkError, RequestError, ZcellError
+from zcell.errors import (
+    BundleError,
+    DownloadError,
+    EngineUnreachableError,
+    KernelError,
+    LaunchError,
+    LinkError,
+    RequestError,
+    ZcellError,
+)
 
 DONE = 0
 USAGE = 2
@@ -18,10 +27,11 @@ UNREAD = 141
 """Nobody reads the output any more: as if SIGPIPE had ended it."""
 
 EPILOG = (
-    "Exit codes: 0 done; for run, the job's own code; 2 usage (a wrong argument, a file that is not there, output that cannot be written); "
-    "3 connection or identity refused; 4 transfer failed; 5 verification failed; 130 interrupted."
+    "Exit codes: 0 done; for run, the job's own code, 1 when its engine ended it; 2 usage (a wrong argument, a file that is not there, "
+    "a job that cannot be started, output that cannot be written); 3 connection or identity refused, an engine that does not answer; "
+    "4 transfer failed; 5 verification failed; 130 interrupted."
 )
-BY_FAILURE = {"link": LINK, "transfer": TRANSFER, "verification": VERIFICATION}
+BY_FAILURE = {"start": USAGE, "link": LINK, "transfer": TRANSFER, "verification": VERIFICATION}
 
 P = ParamSpec("P")
 
@@ -41,11 +51,11 @@ def exit_code_of(error: BaseException) -> int | None:
             return error.code
         case KeyboardInterrupt():
             return INTERRUPTED
-        case LinkError() | RequestError():
+        case LinkError() | RequestError() | EngineUnreachableError():
             return LINK
         case DownloadError():
             return {"denied": LINK, "link": LINK, "corrupt": VERIFICATION, "aborted": INTERRUPTED}.get(error.reason, TRANSFER)
-        case BundleError():
+        case BundleError() | LaunchError(__cause__=BundleError()):
             return VERIFICATION
         case LaunchError() | KernelError() | OSError() | ValueError():
             return USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -16,7 +17,8 @@ from zcell.cli.exits import BY_FAILURE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.screen import Progress, Screen, files_text, seconds_text, size_text
 from zcell.cli.share import below
-from zcell.launch.spec import JobSpec
+from zcell.errors import LaunchError
+from zcell.launch.spec import JobSpec, JobState
 from zcell.limits import MIB
 from zcell.workspace.stage import discard_stages
 
@@ -29,6 +31,8 @@ OWNER = "server"
 """The name of the cell that owns the job's workspace."""
 _ID_BYTES = 4
 """Random bytes that tell one job of a workspace from the next."""
+_LOOK = 0.5
+_PATIENCE = "interrupted: the job is ended as soon as its engine has answered; again to leave at once"
 
 
 class PassedOn:
@@ -103,18 +107,44 @@ def run_job(
     discard_stages((results or workspace).resolve().parent, f"up-{spec.job_id[: -2 * _ID_BYTES]}" + "[0-9a-f]" * 2 * _ID_BYTES)
     transfers = Transfers(screen)
     began = time.monotonic()
-    with (
-        Interrupts() as interrupts,
-        closing(launcher.make()) as starter,
-        Cell(OWNER, listen=launcher.endpoints(starter), insecure=launcher.insecure, secret=new_secret()) as cell,
-    ):
-        handle = starter.launch(spec, cell, on_output=PassedOn(screen), on_progress=transfers)
-        screen.result("started", job_id=spec.job_id, launcher=launcher.name, command=list(command))
-        interrupts.abort.add_callback(lambda: _ask_to_end(screen, handle))
-        interrupts.again = lambda: _end_at_once(screen, handle)
-        handle.wait()
-        transfers.close()
+    with Interrupts() as interrupts:
+        patience = interrupts.abort.add_callback(lambda: screen.note(_PATIENCE))
+        interrupts.again = lambda: _leave(screen, interrupts.exit_code)
+        try:
+            with (
+                closing(launcher.make()) as starter,
+                Cell(OWNER, listen=launcher.endpoints(starter), insecure=launcher.insecure, secret=new_secret()) as cell,
+            ):
+                handle = starter.launch(spec, cell, on_output=PassedOn(screen), on_progress=transfers)
+                screen.result("started", job_id=spec.job_id, launcher=launcher.name, command=list(command))
+                interrupts.abort.remove_callback(patience)
+                interrupts.abort.add_callback(lambda: _ask_to_end(screen, handle))
+                interrupts.again = lambda: _end_at_once(screen, handle)
+                _wait(screen, handle)
+                transfers.close()
+        except LaunchError as error:
+            if not interrupts.interrupted:
+                raise
+            raise CommandError(interrupts.exit_code, f"interrupted; nothing was started: {error}") from error
     return _conclude(screen, handle, results or workspace, time.monotonic() - began, interrupts.exit_code)
+
+
+def _leave(screen: Screen, code: int) -> None:
+    """From the thread that hears signals, while the main one waits for an engine that may never answer."""
+    screen.note("interrupted again: left; what the engine may have started ends by itself, or with the next launch")
+    os._exit(code)
+
+
+def _wait(screen: Screen, handle: JobHandle) -> None:
+    """Until the job has ended; says why it has not begun."""
+    told = ""
+    while not handle.enter_states({JobState.RUNNING, JobState.FINISHED}, _LOOK) and handle.state is JobState.PENDING:
+        reason = handle.pending_reason
+        if reason and reason != told:
+            screen.note(f"job {handle.job_id} waits: {reason}")
+            screen.result("waiting", job_id=handle.job_id, reason=reason)
+            told = reason
+    handle.wait()
 
 
 def _spec(workspace: Path, command: Sequence[str], results: Path | None, env: Sequence[str]) -> JobSpec:
@@ -145,9 +175,12 @@ def _spec(workspace: Path, command: Sequence[str], results: Path | None, env: Se
 
 
 def _ask_to_end(screen: Screen, handle: JobHandle) -> None:
-    screen.note(
-        f"interrupted: the job gets {handle.spec.grace:g} s to end, then what there is comes back; again to end it at once"
-    )
+    if handle.state is JobState.PENDING:
+        screen.note("interrupted: the job, which has not begun, is taken back; again to do so at once")
+    else:
+        screen.note(
+            f"interrupted: the job gets {handle.spec.grace:g} s to end, then what there is comes back; again to end it at once"
+        )
     handle.terminate(wait=False)
 
 
@@ -167,8 +200,10 @@ def _conclude(screen: Screen, handle: JobHandle, where: Path, seconds: float, in
         screen.note(f"results: {files_text(back['files'])}, {size_text(back['data_bytes'])} in {where}; {changed}")
         screen.note(f"digest:  {back['digest']}, of the manifest: names, sizes, modes and times")
         screen.note(f"time:    {seconds_text(seconds)}; {_travelled('shipped', shipped)}; {_travelled('brought back', back)}")
-    elif handle.kept is not None:
-        screen.note(f"the results could not be brought back; they are kept in {handle.kept}")
+    elif handle.kept_where:
+        screen.note(f"the results could not be brought back; {handle.kept_where}")
+    elif handle.in_place:
+        screen.note(f"nothing travelled: the job worked in {where} itself")
     else:
         screen.note(f"no results were brought back; {where} is as it was")
     if screen.json:
@@ -182,7 +217,7 @@ def _conclude(screen: Screen, handle: JobHandle, where: Path, seconds: float, in
             shipped=shipped,
             results=back,
             path=str(where) if back is not None else None,
-            kept=str(handle.kept) if handle.kept is not None else None,
+            kept=str(handle.kept) if handle.kept is not None else handle.kept_where or None,
             seconds=round(seconds, 3),
         )
     return code

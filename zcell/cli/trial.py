@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zcell.abort import Abort
-from zcell.errors import LaunchError
+from zcell.errors import EngineUnreachableError, LaunchError
 from zcell.launch.checkup import Check, page_of
 from zcell.launch.handle import JobHandle
 from zcell.launch.launcher import Launcher
-from zcell.launch.remote.node import Refusal
 from zcell.launch.spec import JobReturnCode, JobSpec, JobState
 
 if TYPE_CHECKING:
@@ -80,7 +79,8 @@ class Trial:
                 if self._abort.wait(0):
                     return
             except LaunchError as error:
-                yield Check(STARTS, str(error), "usage", f"change what it names; see {self._page}")
+                failure = "link" if isinstance(error, EngineUnreachableError) else "usage"
+                yield Check(STARTS, str(error), failure, f"change what it names; see {self._page}")
                 return
 
     def _job(self, what: str, place: Path) -> _Running:
@@ -118,7 +118,7 @@ class Trial:
             yield Check(
                 STARTS,
                 text,
-                "verification",
+                "start",
                 f"cure what keeps it waiting, or give it longer with --timeout; see {self._page}",
             )
             return
@@ -159,9 +159,9 @@ class Trial:
     def _did_not_run(self, job: _Running) -> Check:
         silent = f"it started and said nothing within {self._limit:g} s"
         text = f"{job.handle.reason or silent}{self._tail(job)}"
-        if job.handle.failure == "link" or job.handle.exit_code == Refusal.NO_LINK or "call back" in job.handle.reason:
+        if job.handle.failure == "link":
             return Check(STARTS, text, "link", f"the job must reach this command: {_NETWORK}")
-        return Check(STARTS, text, "verification", f"see {self._page}")
+        return Check(STARTS, text, job.handle.failure or "start", f"see {self._page}")
 
     def _output(self, job: _Running) -> Check:
         said = self._lines_of("stdout")

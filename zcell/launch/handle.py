@@ -19,6 +19,9 @@ log = logging.getLogger("zcell.launch")
 class JobHandle(ABC):
     """A launched job. Made by a `Launcher`; safe to use from any thread."""
 
+    in_place = False
+    """Whether the job works in its own directory here, which it shares with its node: then nothing travels."""
+
     def __init__(self, spec: JobSpec, output: JobOutput) -> None:
         self.spec = spec
         self._output = output
@@ -59,7 +62,8 @@ class JobHandle(ABC):
 
     @property
     def failure(self) -> str:
-        """What kept the job's files from travelling: ``""``, ``"link"``, ``"transfer"`` or ``"verification"``."""
+        """What kept the command from running, or the job's files from travelling: ``""``, ``"start"`` (it was never started),
+        ``"link"`` (the job and its parent did not reach one another), ``"transfer"`` or ``"verification"``."""
         return ""
 
     def files(self, phase: str) -> dict[str, Any] | None:
@@ -70,6 +74,11 @@ class JobHandle(ABC):
     def kept(self) -> Path | None:
         """The job's directory, left where it was because its results could not be brought back; None otherwise."""
         return None
+
+    @property
+    def kept_where(self) -> str:
+        """How to get at results that could not be brought back and are kept where the job ran, in words; empty otherwise."""
+        return "" if self.kept is None else f"they are kept in {self.kept}"
 
     def logs(self) -> str:
         """What the job wrote to stdout and stderr, in the order it arrived; the last part of it when that is much."""

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from zcell.cell.endpoints import is_local
-from zcell.errors import CellClosedError, LaunchError
+from zcell.errors import BundleError, CellClosedError, LaunchError
 from zcell.fqcn import FQCN
 from zcell.launch.code import VARIABLE as CODE_VARIABLE
 from zcell.launch.code import code_entries
@@ -55,8 +55,9 @@ def _register_workspace(spec: JobSpec, parent: Cell, on_progress: ProgressCallba
     excludes = [*DEFAULT_EXCLUDES, *spec.excludes]
     if spec.job_directory is not None:  # what never travels from a workspace does not from a directory used as one either
         excludes += [f"{spec.job_id}/{STARTUP}", *(f"{spec.job_id}/{pattern}" for pattern in DEFAULT_EXCLUDES)]
+    manager = WorkspaceManager.of(parent)
     try:
-        return WorkspaceManager.of(parent).add_job(
+        token = manager.add_job(
             spec.job_id,
             spec.workspace,
             job_directory=spec.job_directory,
@@ -67,6 +68,12 @@ def _register_workspace(spec: JobSpec, parent: Cell, on_progress: ProgressCallba
         )
     except (ValueError, OSError) as error:
         raise LaunchError(f"job {spec.job_id}: its workspace cannot be offered: {error}") from error
+    try:
+        manager.check_job(spec.job_id)
+    except (BundleError, OSError) as error:
+        manager.remove_job(spec.job_id)
+        raise LaunchError(f"job {spec.job_id}: its workspace cannot travel: {error}") from error
+    return token
 
 
 def take_back(spec: JobSpec, parent: Cell) -> None:

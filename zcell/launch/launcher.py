@@ -89,6 +89,7 @@ class Launcher(ABC):
 
     def _follow(self, spec: JobSpec, handle: JobHandle, parent: Cell) -> None:
         """The job has been started: take back what was prepared once it has ended, and tell the hooks."""
+        handle.in_place = not self._ships(spec)
         handle.before_finished(lambda _: self._take_back(spec, parent))
         for hook in self.hooks:
             try:

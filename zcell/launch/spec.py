@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
+from zcell.workspace.context import check_job_id
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 RESERVED_PREFIX = "ZCELL_"
 """Variables with this prefix belong to the launcher; a job's own settings may not set them."""
@@ -83,8 +84,7 @@ class JobSpec:
     """Everything the job writes to stdout and stderr is appended here. None: only the end of it is kept, for `logs()`."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.job_id, str) or not _JOB_ID.match(self.job_id):
-            raise ValueError(f"job_id must be 1 to 63 of letters, digits, '_' and '-', got {self.job_id!r}")
+        check_job_id(self.job_id)
         if any(isinstance(value, str | bytes) for value in (self.command, self.arguments, self.code)):
             raise TypeError(
                 "command, arguments and code must be sequences of str, not one string: split it, as shlex.split does"

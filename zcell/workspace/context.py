@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zcell.abort import Abort
-from zcell.errors import LinkError, WorkspaceError
+from zcell.errors import BundleError, LinkError, WorkspaceError
 from zcell.fqcn import FQCN
 from zcell.security.credentials import read_credentials
 from zcell.workspace.limits import WorkspaceLimits
 from zcell.workspace.meter import ProgressCallback
+from zcell.workspace.names import validate_entry_name
 from zcell.workspace.patterns import Excludes
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ def check_job_id(job_id: str) -> str:
         raise ValueError(f"job_id must be 1 to 63 of letters, digits, '_' and '-', got {job_id!r}")
     if job_id in RESERVED:
         raise ValueError(f"job_id {job_id!r} is the name of another part of a workspace; choose another one")
+    try:
+        validate_entry_name(job_id)
+    except BundleError as error:
+        raise ValueError(f"job_id {job_id!r} cannot be the name of a directory everywhere: {error}") from error
     return job_id
 
 

@@ -27,7 +27,7 @@ from zcell.workspace.offers import Offers
 from zcell.workspace.patterns import Excludes
 from zcell.workspace.receive import Received, receive_tree
 from zcell.workspace.remote import RemoteSender, fetch_manifest
-from zcell.workspace.scan import scan_tree
+from zcell.workspace.scan import ScannedTree, scan_tree
 from zcell.workspace.stage import discard_stage, recover
 
 if TYPE_CHECKING:
@@ -127,6 +127,16 @@ class WorkspaceManager:
         if old is not None:
             self._end(old, "the job was added again")
         return job.token
+
+    def check_job(self, job_id: str) -> None:
+        """Look whether the workspace of a job could travel as it is now. Raises `BundleError` or `OSError` naming what is in the way."""
+        with self._lock:
+            job = self._jobs[job_id]
+        try:
+            self._scan(job, on_left_out=lambda _: None)
+        except BundleError as error:
+            # said to whoever gave the directory: by its own name, and not by the one that it travels under
+            raise BundleError(str(error).replace(f"'{job_id}/", f"'{job.places.job_directory}/", 1)) from error
 
     def remove_job(self, job_id: str) -> bool:
         """Forget a job: its token is void, what it is doing is called off, what it had sent half is removed. False: unknown."""
@@ -259,15 +269,14 @@ class WorkspaceManager:
 
     # --- on the threads of the offers --------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _scan(job: Job, **told: Callable[..., None]) -> ScannedTree:
+        tops = job.places.tops(job.job_id)
+        return scan_tree(tops, excludes=job.excludes, skip_special=job.skip_links, limits=job.limits, **told)
+
     def _prepare(self, job: Job, preparation: Preparation, receiver: str) -> Reply:
         try:
-            tree = scan_tree(
-                job.places.tops(job.job_id),
-                excludes=job.excludes,
-                skip_special=job.skip_links,
-                limits=job.limits,
-                tick=preparation.meter.tick,
-            )
+            tree = self._scan(job, tick=preparation.meter.tick)
             offer = self._offers.add(
                 tree, receivers=[receiver], meter_for=lambda _: preparation.meter, idle_timeout=job.idle_timeout
             )

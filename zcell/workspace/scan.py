@@ -90,14 +90,15 @@ def scan_tree(
     limits: WorkspaceLimits | None = None,
     tick: Callable[[], None] = lambda: None,
     on_excluded: Callable[[str], None] = lambda path: None,
+    on_left_out: Callable[[str], None] = log.warning,
 ) -> ScannedTree:
     """List directories. `tops` maps the first name of the paths in the manifest to the absolute path of each directory.
 
     One that does not exist is left out. Links, devices, sockets and FIFOs raise `BundleError` naming the entry, or are left out
-    with a warning when `skip_special` is set; what is excluded is not looked at, only told to `on_excluded`. `tick` is called for
-    every entry.
+    when `skip_special` is set, and `on_left_out` is told so in words; what is excluded is not looked at, only told to
+    `on_excluded`. `tick` is called for every entry.
     """
-    walk = _Walk(excludes or Excludes(()), skip_special, tick, on_excluded)
+    walk = _Walk(excludes or Excludes(()), skip_special, tick, on_excluded, on_left_out)
     for name in sorted(tops):
         walk.top(name, tops[name])
     return ScannedTree(tops, Manifest(walk.entries, limits), tuple(walk.identities))
@@ -107,7 +108,12 @@ class _Walk:
     """One walk: a stack of open directories, each with the names that are still to be looked at."""
 
     def __init__(
-        self, excludes: Excludes, skip_special: bool, tick: Callable[[], None], on_excluded: Callable[[str], None]
+        self,
+        excludes: Excludes,
+        skip_special: bool,
+        tick: Callable[[], None],
+        on_excluded: Callable[[str], None],
+        on_left_out: Callable[[str], None],
     ) -> None:
         self.entries: list[Entry] = []
         self.identities: list[Identity | None] = []
@@ -115,6 +121,7 @@ class _Walk:
         self._skip_special = skip_special
         self._tick = tick
         self._on_excluded = on_excluded
+        self._on_left_out = on_left_out
 
     def top(self, name: str, place: Path) -> None:
         """Everything at and below `name`, which is `place` on the disk; parents first, siblings in order."""
@@ -200,8 +207,11 @@ class _Walk:
         if stat.S_ISLNK(status.st_mode):
             what += f" to {os.readlink(name, dir_fd=above)!r}"
         if not self._skip_special:
-            raise BundleError(f"{path!r} is {what}: only files and directories travel; remove it, or exclude it by a pattern")
-        log.warning("left out of the transfer: %r is %s", path, what)
+            raise BundleError(
+                f"{path!r} is {what}: only files and directories travel; remove it, exclude it by a pattern, or leave out all of its "
+                "kind with skip_links (zcell run --skip-links)"
+            )
+        self._on_left_out(f"left out of the transfer: {path!r} is {what}")
 
 
 def _kind(status: os.stat_result) -> str:

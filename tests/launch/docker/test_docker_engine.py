@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zcell import Cell
-from zcell.errors import LaunchError
+from zcell.errors import EngineUnreachableError
 from zcell.launch import JobReturnCode, JobSpec, load_launcher
 from zcell.launch.docker import DockerLauncher
 from zcell.launch.docker.engine import DockerEngine, ended_view
@@ -42,20 +42,13 @@ def test_how_a_container_ended_is_how_its_job_ended(state: dict[str, Any], code:
     assert reason in view.outcome.reason
 
 
-def test_a_node_that_found_no_parent_is_a_failure_of_the_link() -> None:
-    view = ended_view({"Status": "exited", "ExitCode": 123})
-    assert view.outcome is not None
-    assert view.outcome.failure == "link"
-    assert "parent_url" in view.outcome.reason
-
-
 def test_an_engine_that_is_not_there_is_told_before_anything_is_started(tmp_path: Path) -> None:
     launcher = DockerLauncher({"engine": f"unix://{tmp_path}/none.sock", "image": "i"})
     with Cell("server", listen=["tcp://127.0.0.1:0"], secret=b"s" * 32) as parent:
-        with pytest.raises(LaunchError, match=r"job j: the Docker engine cannot be reached at .*none.sock"):
+        with pytest.raises(EngineUnreachableError, match=r"job j: the Docker engine cannot be reached at .*none.sock"):
             launcher.launch(JobSpec(job_id="j", command=["true"]), parent)
         assert launcher.watcher.handles() == []
-    with pytest.raises(LaunchError, match="cannot say where its jobs reach their parent"):
+    with pytest.raises(EngineUnreachableError, match="cannot say where its jobs reach their parent"):
         launcher.endpoints()
     launcher.close()
 

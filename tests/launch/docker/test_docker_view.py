@@ -36,6 +36,12 @@ def test_the_root_is_a_writable_tmpfs_and_only_the_jobs_directory_is_shared_for_
     assert all(bind["Type"] == "bind" for bind in binds)
 
 
+def test_where_the_data_of_studies_is_stays_hidden(workspace: Path) -> None:
+    (workspace / "local/study_data.yaml").touch()
+    hidden = {"Type": "bind", "Source": "/dev/null", "Target": "/zcell/workspace/local/study_data.yaml", "ReadOnly": True}
+    assert shared_mounts(spec(workspace=workspace))[-1] == hidden
+
+
 def test_other_jobs_and_other_files_are_not_seen(workspace: Path) -> None:
     (workspace / "notes").write_text("private")
     assert not any("job-2" in str(mount) or "notes" in str(mount) for mount in shared_mounts(spec(workspace=workspace)))
@@ -85,9 +91,7 @@ def test_a_child_is_one_name(workspace: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["startup", "local"])
-def test_a_job_is_not_called_as_another_part_of_the_workspace(workspace: Path, name: str) -> None:
-    with pytest.raises(LaunchError, match=f"'{name}' is the name of another part of a workspace"):
-        shared_mounts(spec(job_id=name, workspace=workspace))
+def test_a_jobs_directory_is_not_another_part_of_the_workspace(workspace: Path, name: str) -> None:
     with pytest.raises(LaunchError, match="is another part of the workspace and cannot be a job's directory"):
         shared_mounts(spec(workspace=workspace, job_directory=workspace / name))
 

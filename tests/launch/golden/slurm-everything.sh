@@ -41,7 +41,7 @@ probe='import importlib.util, sys; sys.exit(importlib.util.find_spec("zcell") is
 "$python" -P -u -m zcell.launch.remote.node \
     --parent tcp://login.cluster.example:5000 \
     --name "$name" \
-    --credentials "$credentials" --wait 60 \
+    --credentials "$credentials" --wait 60 --lease 30 \
     --directory /local/scratch \
     --run "${SLURM_RESTART_COUNT:-0}" --consume --tidy --insecure --echo &
 # Slurm signals this shell, or both: the node ends its job with grace, and then this shell ends

@@ -24,7 +24,7 @@ probe='import importlib.util, sys; sys.exit(importlib.util.find_spec("zcell") is
 "$python" -P -u -m zcell.launch.remote.node \
     --parent tcp://127.0.0.1:5000 \
     --name "$name" \
-    --credentials "$credentials" --wait 60 \
+    --credentials "$credentials" --wait 60 --lease 30 \
     --directory /tmp \
     --run "${SLURM_RESTART_COUNT:-0}" --consume &
 # Slurm signals this shell, or both: the node ends its job with grace, and then this shell ends

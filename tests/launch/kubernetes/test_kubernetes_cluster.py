@@ -15,7 +15,7 @@ from tests.eventually import eventually
 from tests.launch.kubernetes.standin import StandIn
 from tests.launch.kubernetes.store import Object
 from zcell import Cell
-from zcell.errors import LaunchError
+from zcell.errors import EngineUnreachableError, LaunchError
 from zcell.launch import JobHandle, JobReturnCode, JobSpec, JobState
 from zcell.launch.kubernetes import KubernetesLauncher, engine
 from zcell.launch.kubernetes.api import ApiError
@@ -134,7 +134,7 @@ def test_a_later_request_without_an_answer_ends_the_launch_and_leaves_nothing(
 ) -> None:
     launcher = make()
     cluster.swallow.append(lost)
-    with pytest.raises(LaunchError, match="job job-1: the cluster refused it: the cluster cannot be reached"):
+    with pytest.raises(EngineUnreachableError, match="job job-1: the cluster did not answer: the cluster cannot be reached"):
         launcher.launch(TRUE, parent)
     assert cluster.swallow == []
     eventually(lambda: not cluster.left(), 20, cluster.left)

@@ -127,9 +127,9 @@ def test_an_address_that_others_reach_needs_to_be_accepted(cluster: StandIn) -> 
 @pytest.mark.parametrize(
     ("image", "more", "code", "expected"),
     [
-        ("zcell:missing", ["--set", "image_limit=0.3"], 5, "the image cannot be pulled (ImagePullBackOff"),
-        ("zcell:test", ["--set", "cpus=1000", "--timeout", "2"], 5, "no node has room for it (Unschedulable"),
-        ("zcell:test", ["--set", "python=/bin/false"], 5, "its node ended with code 1"),
+        ("zcell:missing", ["--set", "image_limit=0.3"], 2, "the image cannot be pulled (ImagePullBackOff"),
+        ("zcell:test", ["--set", "cpus=1000", "--timeout", "2"], 2, "no node has room for it (Unschedulable"),
+        ("zcell:test", ["--set", "python=/bin/false"], 2, "its node ended with code 1"),
         ("zcell:test", ["--set", "start_limit=1", "--set", "parent_url=tcp://127.0.0.1:1"], 3, "did not call back within 1 s"),
     ],
 )

@@ -167,11 +167,59 @@ def test_without_last_words_the_engine_is_believed() -> None:
     assert world.outcome == Outcome(JobReturnCode.ABORTED, "its node failed")
 
 
-def test_a_node_that_never_spoke_is_not_waited_for() -> None:
+@pytest.mark.parametrize(
+    ("code", "exit_code", "failure"),
+    [
+        (JobReturnCode.EXECUTION_ERROR, 121, "start"),
+        (JobReturnCode.EXECUTION_ERROR, 123, "link"),
+        (JobReturnCode.ABORTED, 143, "start"),
+    ],
+)
+def test_a_node_that_never_spoke_is_not_waited_for_and_ran_no_command(
+    code: JobReturnCode, exit_code: int, failure: str
+) -> None:
     world = World()
     world.see(RUNNING)
-    world.see(ended(JobReturnCode.EXECUTION_ERROR, "no python", 121))
-    assert world.outcome == Outcome(JobReturnCode.EXECUTION_ERROR, "no python", 121)
+    world.see(ended(code, "why", exit_code))
+    assert world.outcome == Outcome(code, "why", None, failure)
+
+
+def test_no_success_without_a_node_that_has_called() -> None:
+    world = World()
+    world.see(RUNNING)
+    world.see(ended(JobReturnCode.SUCCESS, exit_code=0))
+    assert world.outcome is not None
+    assert (world.outcome.code, world.outcome.exit_code, world.outcome.failure) == (
+        JobReturnCode.EXECUTION_ERROR,
+        None,
+        "start",
+    )
+    assert "had not called" in world.outcome.reason
+
+
+def test_a_node_whose_last_words_are_lost_leaves_the_engines() -> None:
+    world = World()
+    world.start()
+    world.see(ended(JobReturnCode.EXECUTION_ERROR, "its node ended with code 3", 3))
+    world.later(LATE_WORDS)
+    assert world.outcome == Outcome(JobReturnCode.EXECUTION_ERROR, "its node ended with code 3", 3)
+
+
+def test_a_node_that_does_not_call_in_time_is_a_failure_of_the_link() -> None:
+    world = World()
+    world.see(RUNNING)
+    world.later(BOUNDS.start + 1)
+    world.see(ended(JobReturnCode.ABORTED, "cancelled", 143))
+    assert world.outcome == Outcome(JobReturnCode.ABORTED, "its node did not call back within 120 s", None, "link")
+
+
+def test_a_job_that_is_ended_before_its_node_calls_has_not_failed_to_start() -> None:
+    world = World()
+    world.see(RUNNING)
+    world.course.stop(5, world.now)
+    world.later(1)
+    world.see(ended(JobReturnCode.ABORTED, "cancelled", 143))
+    assert world.outcome == Outcome(JobReturnCode.ABORTED, "terminated by its parent", None, "")
 
 
 def test_the_engines_reason_explains_an_end_by_the_engine() -> None:

@@ -11,7 +11,7 @@ from zcell.launch.remote.messages import Greeting, LastWords, OutputBatch, Work,
 from zcell.launch.spec import JobReturnCode
 
 WORK = Work("j", ["true"], "", {"A": "b"}, {"ZCELL_JOB_ID": "j"}, 10.0, 30.0)
-WORDS = LastWords("i", Outcome(JobReturnCode.ABORTED, "why", 143, "link"), {"command": {"files": 3}, "ended": None})
+WORDS = LastWords("i", Outcome(JobReturnCode.ABORTED, "why", 143, "link", "/place"), {"command": {"files": 3}, "ended": None})
 
 
 def test_what_is_said_is_understood() -> None:

@@ -19,7 +19,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from zcell.launch.docker.request import JOB_LABEL, LABEL, OWNER_LABEL
 from zcell.launch.ending import how_it_ended
 from zcell.launch.remote import Engine, EngineError, EngineState, EngineView, Outcome, RemoteHandle
-from zcell.launch.remote.node import REASONS, Refusal
+from zcell.launch.remote.refusal import REASONS, Refusal
 from zcell.launch.spec import JobReturnCode
 
 log = logging.getLogger("zcell.launch.docker")
@@ -27,11 +27,15 @@ log = logging.getLogger("zcell.launch.docker")
 CALL_TIMEOUT = 60.0
 """Seconds for what may take long, pulling aside: the making and starting of a container."""
 PATIENT_TIMEOUT = 10.0
-"""Seconds for a removal that nobody waits for."""
+"""Seconds for a question before a job is started."""
 QUICK_TIMEOUT = 0.8
 """Seconds for questions and signals, which are asked again when the engine takes longer."""
 REMOVE_TIMEOUT = 3.0
+"""Seconds for a removal, which is tried again."""
 KEPT_LINES = 1000
+KEPT = "zcell-kept-"
+"""What the names of containers begin with that have results in them which could not be brought back."""
+_REACHED = "be reached"
 _ENDED = ("exited", "dead", "removing")
 
 
@@ -51,6 +55,7 @@ class DockerEngine(Engine):
         self._lock = threading.Lock()
         self._clients: dict[float, Any] = {}
         self._answers = True
+        self._kept: set[str] = set()
         self.remove_later: Callable[[str], None] = self.remove
         """What becomes of a container that cannot be removed now."""
 
@@ -68,7 +73,7 @@ class DockerEngine(Engine):
         self._knock()
         with self._lock:
             if timeout not in self._clients:
-                with self._errors("be reached"):
+                with self._errors(_REACHED):
                     self._clients[timeout] = (
                         docker.DockerClient(base_url=self._address, timeout=timeout)
                         if self._address
@@ -81,7 +86,7 @@ class DockerEngine(Engine):
         path = self.socket
         if path is None:
             return
-        with self._errors(f"be reached at {path}"), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with self._errors(f"{_REACHED} at {path}"), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(QUICK_TIMEOUT)
             probe.connect(str(path))
 
@@ -100,7 +105,14 @@ class DockerEngine(Engine):
             raise NoSuchContainerError(f"the Docker engine cannot {doing}: {explain(error)}") from error
         except (DockerException, requests.RequestException, OSError) as error:
             _close_sockets(error)
-            raise EngineError(f"the Docker engine cannot {doing}: {explain(error)}") from error
+            failed = EngineError(f"the Docker engine cannot {doing}: {explain(error)}")
+            silent = isinstance(error, requests.RequestException | OSError) or doing.startswith(_REACHED)
+            failed.unreachable = silent and not isinstance(error, APIError)
+            raise failed from error
+
+    def version(self) -> str:
+        with self._errors("say what it is"):
+            return str(self.client(PATIENT_TIMEOUT).version()["Version"])
 
     # networks and images
 
@@ -108,14 +120,14 @@ class DockerEngine(Engine):
         """What the engine says of a network, None when there is none of that name."""
         with self._errors(f"say whether there is a network {name!r}"):
             try:
-                return dict(self.client().api.inspect_network(name))
+                return dict(self.client(PATIENT_TIMEOUT).api.inspect_network(name))
             except NotFound:
                 return None
 
     def has_image(self, image: str) -> bool:
         with self._errors(f"say whether it has the image {image!r}"):
             try:
-                self.client().api.inspect_image(image)
+                self.client(PATIENT_TIMEOUT).api.inspect_image(image)
             except ImageNotFound:
                 return False
         return True
@@ -146,7 +158,7 @@ class DockerEngine(Engine):
         with self._errors("look at the container"):
             return dict(self.client(timeout).api.inspect_container(container))
 
-    def remove(self, container: str, timeout: float = PATIENT_TIMEOUT) -> None:
+    def remove(self, container: str, timeout: float = REMOVE_TIMEOUT) -> None:
         """End and remove a container; one that is gone, or going, is no error."""
         with self._errors("remove the container"):
             try:
@@ -158,15 +170,16 @@ class DockerEngine(Engine):
                     raise
 
     def labelled(self) -> list[tuple[str, str, str]]:
-        """Id, owner and job of every container that any docker launcher has started on this engine."""
+        """Id, owner and job of every container that any docker launcher has started on this engine, but for kept ones."""
         with self._errors("list its containers"):
-            found = self.client().api.containers(all=True, filters={"label": f"{LABEL}=docker"})
-        return [(c["Id"], c["Labels"].get(OWNER_LABEL, ""), c["Labels"].get(JOB_LABEL, "")) for c in found]
+            found = self.client(PATIENT_TIMEOUT).api.containers(all=True, filters={"label": f"{LABEL}=docker"})
+        ours = [c for c in found if not any(name.startswith(f"/{KEPT}") for name in c["Names"] or ())]
+        return [(c["Id"], c["Labels"].get(OWNER_LABEL, ""), c["Labels"].get(JOB_LABEL, "")) for c in ours]
 
     def using_name(self, name: str) -> dict[str, Any] | None:
         """The container that has the name already, None when that is free."""
         try:
-            return self.inspect(name)
+            return self.inspect(name, PATIENT_TIMEOUT)
         except NoSuchContainerError:
             return None
 
@@ -212,12 +225,23 @@ class DockerEngine(Engine):
             client = self.client(QUICK_TIMEOUT)
             return bytes(client.api.logs(handle.engine_id, stdout=True, stderr=True, tail=KEPT_LINES))
 
+    def keep(self, handle: RemoteHandle, path: str) -> str:
+        """Rename the container, so that neither `release` nor another launcher removes it."""
+        name = f"{KEPT}{handle.job_id.lower()}-{handle.engine_id[:12]}"
+        with self._errors("rename the container"):
+            self.client(REMOVE_TIMEOUT).api.rename(handle.engine_id, name)
+        self._kept.add(handle.engine_id)
+        return f"they are kept in its container: docker cp {name}:{path} PLACE, then docker rm {name}"
+
     def release(self, handle: RemoteHandle) -> None:
+        if handle.engine_id in self._kept:
+            self._kept.discard(handle.engine_id)
+            return
         if not self._answers:  # nobody who waits for the job's end is to wait for that too
             self.remove_later(handle.engine_id)
             return
         try:
-            self.remove(handle.engine_id, REMOVE_TIMEOUT)
+            self.remove(handle.engine_id)
         except EngineError as error:
             log.warning("job %s: its container %s is removed later: %s", handle.job_id, handle.engine_id[:12], error)
             self.remove_later(handle.engine_id)
@@ -237,8 +261,7 @@ def ended_view(state: Mapping[str, Any]) -> EngineView:
         reason = REASONS[Refusal(code)]
     if state.get("Error"):
         reason = f"{reason}: {state['Error']}" if reason else str(state["Error"])
-    failure = "link" if code == Refusal.NO_LINK else ""
-    return EngineView(EngineState.ENDED, outcome=Outcome(JobReturnCode.from_exit_code(code), reason, code, failure))
+    return EngineView(EngineState.ENDED, outcome=Outcome(JobReturnCode.from_exit_code(code), reason, code))
 
 
 def _close_sockets(error: BaseException) -> None:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zcell.cell.endpoints import is_local
 from zcell.errors import CellClosedError, LaunchError
+from zcell.launch.checkup import Check
 from zcell.launch.docker import reach, settings, view
 from zcell.launch.docker.archive import private_archive
+from zcell.launch.docker.checkup import examine
 from zcell.launch.docker.engine import DockerEngine, NoSuchContainerError
 from zcell.launch.docker.gpus import device_requests
 from zcell.launch.docker.names import container_name
 from zcell.launch.docker.orphans import Janitor, orphans
 from zcell.launch.docker.request import JOB_LABEL, Identity, container_request, node_arguments
 from zcell.launch.docker.settings import SHARED, JobSettings, SiteSettings
-from zcell.launch.docker.study import FILE, study_data
+from zcell.launch.docker.study import STUDIES, study_data
 from zcell.launch.launcher import LifecycleHook
 from zcell.launch.owner import Owner
 from zcell.launch.remote import EngineError, RemoteHandle, RemoteLauncher
@@ -75,7 +77,7 @@ class DockerLauncher(RemoteLauncher):
         try:
             return [f"tcp://{reach.listening_host(self._known_network())}:0"]
         except EngineError as error:
-            raise LaunchError(f"the docker launcher cannot say where its jobs reach their parent: {error}") from error
+            raise error.for_the_user("the docker launcher cannot say where its jobs reach their parent") from error
 
     # before anything is started
 
@@ -88,8 +90,13 @@ class DockerLauncher(RemoteLauncher):
             self._known_network()
             if not self.engine.has_image(job.image):
                 self._fetch_image(spec, job.image)
-        except (EngineError, LaunchError) as error:
+        except EngineError as error:
+            raise error.for_the_user(f"job {spec.job_id}") from error
+        except LaunchError as error:
             raise LaunchError(f"job {spec.job_id}: {error}") from error
+
+    def examine(self) -> Iterator[Check]:
+        yield from examine(self.engine, self.site, self._known_network)
 
     def _job_settings(self, spec: JobSpec) -> JobSettings:
         chosen = select_launcher(spec, default=self.name, known={*launcher_names(), self.name})
@@ -104,7 +111,7 @@ class DockerLauncher(RemoteLauncher):
         mounts = view.shared_mounts(spec) if self.site.workspace == SHARED else []
         if spec.study and spec.workspace is not None:
             try:
-                sets = study_data(spec.workspace / view.LOCAL / FILE, spec.study)
+                sets = study_data(spec.workspace / view.LOCAL / STUDIES, spec.study)
                 mounts += view.study_mounts(sets, self.engine.socket)
             except LaunchError as error:
                 raise LaunchError(f"job {spec.job_id}: {error}") from error
@@ -146,7 +153,9 @@ class DockerLauncher(RemoteLauncher):
             names = [spec.site, container_name(spec.site, "")]
             host = self.site.parent_host or reach.parent_host(self._known_network(), names)
             return reach.parent_url(endpoints, host)
-        except (LaunchError, EngineError) as error:
+        except EngineError as error:
+            raise error.for_the_user(f"job {spec.job_id}") from error
+        except LaunchError as error:
             raise LaunchError(f"job {spec.job_id}: {error}") from error
 
     def _ships(self, spec: JobSpec) -> bool:
@@ -164,7 +173,7 @@ class DockerLauncher(RemoteLauncher):
             handle.engine_id = self._create(handle, url)
             self._start_container(handle)
         except EngineError as error:
-            raise LaunchError(f"job {handle.job_id}: {error}") from error
+            raise error.for_the_user(f"job {handle.job_id}") from error
 
     def _create(self, handle: RemoteHandle, url: str) -> str:
         spec, job = handle.spec, self._job_settings(handle.spec)

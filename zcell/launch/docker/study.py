@@ -17,7 +17,7 @@ from typing import Any
 
 from zcell.errors import LaunchError
 
-FILE = "study_data.yaml"
+STUDIES = "study_data.yaml"
 ROOT = "/data"
 MODES = ("ro", "rw")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")

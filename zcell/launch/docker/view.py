@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zcell.errors import LaunchError
-from zcell.launch.docker.study import DataSet
+from zcell.launch.docker.study import STUDIES, DataSet
 from zcell.launch.spec import JobSpec
 
 WORKSPACE = "/zcell/workspace"
@@ -67,13 +67,13 @@ def shared_mounts(spec: JobSpec) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [{"Type": "tmpfs", "Target": WORKSPACE, "TmpfsOptions": {"Mode": TMPFS_MODE}}]
     for name, path in children.items():
         mounts.append(bind(path, f"{WORKSPACE}/{name}", read_only=name != spec.job_id))
+    if (children.get(LOCAL, Path()) / STUDIES).is_file():  # where every study's data is on the host is no job's business
+        mounts.append(bind(Path("/dev/null"), f"{WORKSPACE}/{LOCAL}/{STUDIES}", read_only=True))
     return mounts
 
 
 def _children(spec: JobSpec) -> dict[str, Path]:
     """The directories to bind, by their names in the container."""
-    if spec.job_id in RESERVED:
-        raise LaunchError(f"{spec.job_id!r} is the name of another part of a workspace; give the job another job_id")
     children: dict[str, Path] = {}
     root = spec.workspace
     if root is not None:

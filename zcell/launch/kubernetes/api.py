@@ -38,6 +38,7 @@ class ApiError(EngineError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+        self.unreachable = status == 0
 
 
 def connect(settings: KubernetesSettings) -> tuple[Any, str]:

@@ -97,7 +97,7 @@ class KubernetesLauncher(RemoteLauncher):
         try:
             return left_of(self.api, str(self._owner))
         except ApiError as error:
-            raise LaunchError(f"the kubernetes launcher cannot ask what is left: {error}") from error
+            raise error.for_the_user("the kubernetes launcher cannot ask what is left") from error
 
     def close(self) -> None:
         super().close()
@@ -115,7 +115,7 @@ class KubernetesLauncher(RemoteLauncher):
             self._remove_orphans(parent)
             self._kubernetes.hold(parent)
         except ApiError as error:
-            raise LaunchError(f"job {spec.job_id}: the kubernetes launcher cannot ask the cluster: {error}") from error
+            raise error.for_the_user(f"job {spec.job_id}: the kubernetes launcher cannot ask the cluster") from error
         try:
             job = self._create(spec, manifest, launch)
             handle.engine_id = job["metadata"]["name"]
@@ -124,7 +124,8 @@ class KubernetesLauncher(RemoteLauncher):
         except BaseException as error:
             self._kubernetes.forget(handle)
             if isinstance(error, ApiError):
-                raise LaunchError(f"job {spec.job_id}: the cluster refused it: {error}") from error
+                did = "did not answer" if error.unreachable else "refused it"
+                raise error.for_the_user(f"job {spec.job_id}: the cluster {did}") from error
             raise
 
     def _give(self, handle: RemoteHandle, job: Mapping[str, Any]) -> None:

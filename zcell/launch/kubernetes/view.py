@@ -11,7 +11,7 @@ from typing import Any
 
 from zcell.launch.kubernetes.manifest import CONTAINER
 from zcell.launch.remote.course import EngineState, EngineView, Outcome
-from zcell.launch.remote.node import REASONS, Refusal
+from zcell.launch.remote.refusal import REASONS, Refusal
 from zcell.launch.spec import JobReturnCode
 
 Object = Mapping[str, Any]

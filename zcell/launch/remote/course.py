@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from zcell.launch.lease import Phase
+from zcell.launch.remote.refusal import Refusal
 from zcell.launch.spec import JobReturnCode
 
 END_MARGIN = 3.0
@@ -47,6 +48,8 @@ class Outcome:
     reason: str = ""
     exit_code: int | None = None
     failure: str = ""
+    kept: str = ""
+    """Where on its node the job's directory is, when its results could not be brought back."""
 
     def because(self, reason: str) -> Outcome:
         """The same with another reason."""
@@ -122,6 +125,7 @@ class Course:
         self._kill_at: float | None = None
         self._killed: float | None = None
         self._cause = ""
+        self._is_lost = False
         self._done: dict[Action, float] = {}
 
     # what the node says
@@ -252,6 +256,7 @@ class Course:
         if not self._instance:
             if now - self._state_since > self._bounds.start:
                 self._cause = f"its node did not call back within {self._bounds.start:g} s"
+                self._is_lost = True
                 self._kill_at = now
             return [] if self._delivered else [Action.DELIVER]
         if self._last_words is not None:
@@ -299,7 +304,8 @@ class Course:
                 if since >= self._bounds.absence and now - self._heard >= silence:
                     reason = self._cause or f"vanished: the engine has not listed it for {since:.0f} s"
                     return Outcome(JobReturnCode.ABORTED, reason)
-        if self._last_words is not None and now - self._heard >= self._bounds.unconfirmed:
+        patience = self._bounds.margin if self._kill_at is not None else self._bounds.unconfirmed
+        if self._last_words is not None and now - self._heard >= min(patience, self._bounds.unconfirmed):
             return self._last_words
         if self._killed is not None and now - self._killed >= self._bounds.unconfirmed:
             return Outcome(JobReturnCode.ABORTED, f"{self._cause}; the engine has not confirmed it")
@@ -310,9 +316,20 @@ class Course:
         engine = self.view.outcome or Outcome(JobReturnCode.ABORTED, "the engine does not say how it ended")
         node = self._last_words
         if node is None:
-            return Outcome(JobReturnCode.ABORTED, self._cause, engine.exit_code) if self._cause else engine
+            outcome = Outcome(JobReturnCode.ABORTED, self._cause, engine.exit_code) if self._cause else engine
+            return outcome if self._instance else self._never_ran(outcome)
         # a command that ended by itself keeps its own end, unless the engine explains it: it took too much memory
         explained = node.code is JobReturnCode.ABORTED or node.code is engine.code is JobReturnCode.EXECUTION_ERROR
         if self.view.by_engine and explained:
             return replace(node, code=engine.code, reason=self._cause or engine.reason)
         return node
+
+    def _never_ran(self, outcome: Outcome) -> Outcome:
+        """No node has called, so no command has run: the exit code is the engine's or the node's, and no success is one."""
+        lost = outcome.exit_code == Refusal.NO_LINK or self._is_lost
+        asked_for = bool(self._cause) and not self._is_lost
+        failure = "" if asked_for else "link" if lost else "start"
+        if outcome.code is JobReturnCode.SUCCESS:
+            reason = "it ended and its node had not called: does the engine start what it is told to?"
+            return Outcome(JobReturnCode.EXECUTION_ERROR, reason, failure=failure)
+        return replace(outcome, exit_code=None, failure=outcome.failure or failure)

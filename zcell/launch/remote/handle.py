@@ -65,12 +65,27 @@ class RemoteHandle(JobHandle):
         self._renewed = 0
         self._files: dict[str, dict[str, Any] | None] = {}
         self._failure = ""
+        self._kept_where = ""
         self._desk = Desk.of(parent)
         self._desk.expect(node, self)
 
     @property
     def failure(self) -> str:
         return self._failure
+
+    @property
+    def kept_path(self) -> str:
+        """Where on its node the job's directory is, when its results could not be brought back; empty otherwise."""
+        outcome = self._course.outcome
+        return "" if outcome is None else outcome.kept
+
+    @property
+    def kept_where(self) -> str:
+        return self._kept_where
+
+    def keeps(self, where: str) -> None:
+        """For the watcher: how to get at `kept_path`, in words; empty when that has ended with the job."""
+        self._kept_where = where
 
     @property
     def parent(self) -> str:
@@ -225,7 +240,10 @@ class RemoteHandle(JobHandle):
                 self._output.feed("stderr", last_output)
             self._output.end()
         self._failure = outcome.failure
-        self._finish(outcome.code, outcome.reason, outcome.exit_code)
+        reason = outcome.reason
+        if outcome.kept:
+            reason += f"; {self._kept_where or 'they were on its node only, and are lost with it'}"
+        self._finish(outcome.code, reason, outcome.exit_code)
 
     def give_up(self) -> None:
         """Whoever waits for the job must not wait for ever."""

@@ -105,7 +105,7 @@ class LastWords:
     def decode(cls, payload: Any) -> LastWords:
         """Raises `ValueError` naming the field that is wrong."""
         content = _dict(payload, {"instance", "outcome", "files"})
-        outcome = _dict(content["outcome"], {"code", "reason", "exit_code", "failure"})
+        outcome = _dict(content["outcome"], {"code", "reason", "exit_code", "failure", "kept"})
         exit_code = outcome["exit_code"]
         if exit_code is not None and not isinstance(exit_code, int):
             raise ValueError("exit_code must be an int or None")
@@ -115,8 +115,8 @@ class LastWords:
         files = content["files"]
         if not isinstance(files, dict) or not all(isinstance(v, dict | None) for v in files.values()):
             raise ValueError("files must map a phase to what travelled")
-        reason, failure = _text(outcome, "reason"), _text(outcome, "failure")
-        return cls(_text(content, "instance"), Outcome(code, reason, exit_code, failure), dict(files))
+        reason, failure, kept = (_text(outcome, name) for name in ("reason", "failure", "kept"))
+        return cls(_text(content, "instance"), Outcome(code, reason, exit_code, failure, kept), dict(files))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from enum import IntEnum
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -25,6 +24,7 @@ from zcell.errors import LinkError, LinkRefusedError, ZcellError
 from zcell.fqcn import FQCN
 from zcell.launch.credentials import Credentials, read_credentials
 from zcell.launch.remote.messages import CHANNEL, HELLO, Greeting, Work
+from zcell.launch.remote.refusal import Refusal
 from zcell.message import Reply, ReturnCode
 
 log = logging.getLogger("zcell.node")
@@ -32,25 +32,7 @@ log = logging.getLogger("zcell.node")
 CONNECT_TIMEOUT = 30.0
 STOPPED = 128 + signal.SIGTERM
 _LOOK = 0.1
-
-
-class Refusal(IntEnum):
-    """Exit codes of a node that never ran its command, low enough to be told from 128 + a signal."""
-
-    NO_DIRECTORY = 120
-    NO_PYTHON = 121
-    NO_CREDENTIALS = 122
-    NO_LINK = 123
-    NOT_WANTED = 124
-
-
-REASONS = {
-    Refusal.NO_DIRECTORY: "its private directory could not be made on the node: is the setting directory writable there?",
-    Refusal.NO_PYTHON: "the node has no python with zcell under the setting python: install zcell there, or name another interpreter",
-    Refusal.NO_CREDENTIALS: "its credentials did not reach the node",
-    Refusal.NO_LINK: "its node could not reach the parent: is the address right for the node's network? see the setting parent_url",
-    Refusal.NOT_WANTED: "its parent did not want it any more when it started",
-}
+_KNOCK = 1.0
 
 
 class RefusedError(Exception):
@@ -61,7 +43,33 @@ class RefusedError(Exception):
         self.code = code
 
 
-def await_credentials(path: Path, limit: float, signals: Signals, *, group: bool = False) -> Credentials:
+class Listener:
+    """Whether anybody listens at the parent's address, which is all that a node can know of it before it has credentials."""
+
+    def __init__(self, url: str, lease: float) -> None:
+        host, _, port = url.removeprefix("tcp://").rpartition(":")
+        self._place = (host.strip("[]"), int(port)) if url.startswith("tcp://") else None
+        self._lease = lease
+        self._last = time.monotonic()
+        self._next = self._last + _KNOCK  # most credentials are there by then
+
+    def check(self) -> None:
+        """Raise `RefusedError` when nobody has listened for a lease; looks once a second at most."""
+        now = time.monotonic()
+        if self._place is None or now < self._next:
+            return
+        self._next = now + min(_KNOCK, self._lease / 4)
+        try:
+            socket.create_connection(self._place, _KNOCK).close()
+        except OSError as error:
+            if now - self._last >= self._lease:
+                text = f"nobody listens at the parent's address any more, before the credentials came: {error}"
+                raise RefusedError(Refusal.NO_LINK, text) from error
+        else:
+            self._last = now
+
+
+def await_credentials(path: Path, limit: float, signals: Signals, listener: Listener, *, group: bool = False) -> Credentials:
     """Read the credentials, which may be on their way, waiting `limit` seconds at most. Raises `RefusedError`."""
     end = time.monotonic() + limit
     while True:
@@ -72,12 +80,13 @@ def await_credentials(path: Path, limit: float, signals: Signals, *, group: bool
                 raise RefusedError(Refusal.NO_CREDENTIALS, f"no credentials after {limit:g} s: {error}") from error
         except OSError as error:
             raise RefusedError(Refusal.NO_CREDENTIALS, str(error)) from error
-        _pause(signals)
+        _pause(signals, "its credentials had not come yet")
+        listener.check()
 
 
-def _pause(signals: Signals) -> None:
+def _pause(signals: Signals, why: str) -> None:
     if signals.get(_LOOK):
-        raise RefusedError(STOPPED, "it was stopped before its command could start")
+        raise RefusedError(STOPPED, f"it was stopped before its command could start: {why}")
 
 
 def _await_link(cell: Cell, signals: Signals) -> None:
@@ -88,7 +97,8 @@ def _await_link(cell: Cell, signals: Signals) -> None:
         except LinkError as error:
             if isinstance(error, LinkRefusedError) or time.monotonic() >= end:
                 raise RefusedError(Refusal.NO_LINK, str(error)) from error
-        _pause(signals)
+            why = str(error)
+        _pause(signals, why)
 
 
 def ask_for_work(cell: Cell, run: int, signals: Signals) -> Work:
@@ -103,7 +113,7 @@ def ask_for_work(cell: Cell, run: int, signals: Signals) -> Work:
             raise RefusedError(Refusal.NOT_WANTED, f"the parent does not want this job: {reply.error or reply.rc}")
         if time.monotonic() >= end:
             raise RefusedError(Refusal.NO_LINK, f"the parent does not answer: {reply.error or reply.rc}")
-        _pause(signals)
+        _pause(signals, f"the parent had not answered: {reply.error or reply.rc}")
 
 
 def _work(reply: Reply) -> Work:
@@ -139,7 +149,8 @@ def run_node(options: argparse.Namespace, signals: Signals) -> int:
     from zcell.launch.remote.stint import Stint
 
     try:
-        credentials = await_credentials(options.credentials, options.wait, signals, group=options.group_readable)
+        listener = Listener(options.parent, options.lease)
+        credentials = await_credentials(options.credentials, options.wait, signals, listener, group=options.group_readable)
     finally:
         _clear_up(options)
     cell = Cell(options.name, parent=options.parent, secret=credentials.link_secret, insecure=options.insecure)
@@ -165,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--credentials", required=True, type=Path, help="file of mode 0600, which may still be on its way")
     parser.add_argument("--group-readable", action="store_true", help="that file may be read by its group too")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for that file")
+    parser.add_argument("--lease", type=float, default=30.0, help="seconds to wait for it when nobody listens at --parent")
     parser.add_argument("--consume", action="store_true", help="remove that file once it is read")
     parser.add_argument("--tidy", action="store_true", help="remove the directory it was in, when that is empty then")
     parser.add_argument("--directory", type=Path, help="where the job's private directory is made")

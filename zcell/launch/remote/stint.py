@@ -82,6 +82,7 @@ class Stint:
         self._heard = time.monotonic()
         self._forsaken = threading.Event()
         self._grace: float | None = None
+        self._signalled = False
 
     def run(self) -> int:
         """The exit code of the job."""
@@ -109,7 +110,8 @@ class Stint:
         sender.start()
         handle.on_finished(lambda _: self._signals.put("ended"))
         self._look_after(handle)
-        outcome = Outcome(handle.poll(), self._reason(handle), handle.exit_code, handle.failure)
+        kept = str(handle.kept) if handle.kept is not None else ""
+        outcome = Outcome(handle.poll(), self._reason(handle), handle.exit_code, handle.failure, kept)
         return LastWords(
             self._cell.instance, outcome, {str(phase): handle.files(phase) for phase in (Phase.COMMAND, Phase.ENDED)}
         )
@@ -142,6 +144,7 @@ class Stint:
         while handle.poll() is JobReturnCode.UNKNOWN:
             word = self._signals.get(interval)
             if word == "stop":
+                self._signalled = True
                 grace = handle.spec.grace if self._grace is None else self._grace
                 handle.terminate(grace, wait=False)
             if word in ("", "renew"):
@@ -157,7 +160,11 @@ class Stint:
     def _reason(self, handle: ProcessHandle) -> str:
         if self._forsaken.is_set():
             return "its node lost the link to its parent"
-        return f"{handle.reason}; kept on the node in {handle.kept}" if handle.kept is not None else handle.reason
+        if self._signalled and self._grace is None and handle.poll() is JobReturnCode.ABORTED:
+            return (
+                "its node was told to end by somebody else than its parent: a container that is stopped, a node that goes down"
+            )
+        return handle.reason
 
     # words to and from the parent
 

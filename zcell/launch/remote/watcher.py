@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zcell.launch.remote.course import Action, EngineState, EngineView
 from zcell.launch.remote.engine import Engine, EngineError
@@ -16,6 +16,30 @@ log = logging.getLogger("zcell.launch")
 
 _BEAT = 1.0
 """Seconds between two looks at the clock of every job."""
+_PATIENCE = 1.0
+"""Seconds that an engine gets to answer before the jobs are looked after without its answer."""
+
+
+class Question:
+    """One survey on a thread of its own, so that an engine that hangs keeps no job from the end that its node has told."""
+
+    def __init__(self, engine: Engine, handles: list[RemoteHandle], answered: Callable[[], None]) -> None:
+        self.handles = handles
+        self.asked = time.monotonic()
+        self.views: Mapping[RemoteHandle, EngineView] = {}
+        self.error: Exception | None = None
+        self.done = threading.Event()
+        self._engine = engine
+        self._answered = answered
+        threading.Thread(target=self._run, name="zcell-launch-survey", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.views = self._engine.survey(self.handles)
+        except Exception as error:  # noqa: BLE001  whoever asked says what it was
+            self.error = error
+        self.done.set()
+        self._answered()
 
 
 class Watcher:
@@ -28,6 +52,7 @@ class Watcher:
         self._woken = False
         self._thread: threading.Thread | None = None
         self._asked = -math.inf
+        self._question: Question | None = None
         self.trouble = ""
         """Why the engine could not be asked the last time; empty when it could."""
 
@@ -64,8 +89,9 @@ class Watcher:
     def _run(self) -> None:
         while True:
             handles = self.handles()
-            if time.monotonic() >= self._next_question(handles):
+            if self._question is None and time.monotonic() >= self._next_question(handles):
                 self._ask(handles)
+            self._hear()
             for handle in handles:
                 self._look_after(handle)
             with self._changed:
@@ -73,7 +99,9 @@ class Watcher:
                     self._thread = None
                     return
                 if not self._woken:
-                    self._changed.wait(max(0.01, min(_BEAT, self._next_question(self._handles) - time.monotonic())))
+                    asking = self._question is not None
+                    left = _BEAT if asking else self._next_question(self._handles) - time.monotonic()
+                    self._changed.wait(max(0.01, min(_BEAT, left)))
                 self._woken = False
 
     def _next_question(self, handles: list[RemoteHandle]) -> float:
@@ -81,18 +109,28 @@ class Watcher:
         return self._asked + min((handle.survey_interval(fastest, slowest) for handle in handles), default=slowest)
 
     def _ask(self, handles: list[RemoteHandle]) -> None:
-        self._asked = asked = time.monotonic()
-        try:
-            views = self._engine.survey(handles)
-        except Exception as error:
-            if str(error) != self.trouble:  # once, not at every question
-                self.trouble = str(error)
-                known = isinstance(error, EngineError)
-                log.warning("the engine cannot be asked: %s", error, exc_info=None if known else error)
+        self._question = Question(self._engine, handles, self.wake)
+        self._asked = self._question.asked
+        self._question.done.wait(_PATIENCE)
+
+    def _hear(self) -> None:
+        """Take the engine's answer, if there is one."""
+        question = self._question
+        if question is None or not question.done.is_set():
+            return
+        self._question = None
+        if question.error is not None:
+            self._tell_trouble(question.error)
             return
         self.trouble = ""
-        for handle in handles:
-            handle.engine_says(views.get(handle, EngineView(EngineState.ABSENT)), asked)
+        for handle in question.handles:
+            handle.engine_says(question.views.get(handle, EngineView(EngineState.ABSENT)), question.asked)
+
+    def _tell_trouble(self, error: Exception) -> None:
+        if str(error) != self.trouble:  # once, not at every question
+            self.trouble = str(error)
+            known = isinstance(error, EngineError)
+            log.warning("the engine cannot be asked: %s", error, exc_info=None if known else error)
 
     def _look_after(self, handle: RemoteHandle) -> None:
         actions: list[Action] = []
@@ -117,6 +155,8 @@ class Watcher:
     def _end(self, handle: RemoteHandle) -> None:
         kept: list[bytes] = []
         self._try(handle, "read the log of", lambda: kept.append(self._engine.last_output(handle)))
+        if path := handle.kept_path:
+            self._try(handle, "keep the results of", lambda: handle.keeps(self._engine.keep(handle, path)))
         self._try(handle, "release", lambda: self._engine.release(handle))
         with self._changed:
             self._handles.remove(handle)

@@ -14,12 +14,23 @@ LIMIT = 30.0
 NEEDED = ("sbatch", "squeue", "scancel", "sbcast", "scontrol", "sinfo")
 
 
+_NO_CLUSTER = (
+    "Could not establish a configuration source",
+    "Unable to process configuration file",
+    "Unable to contact slurm controller",
+    "Connection refused",
+    "Socket timed out on send/recv operation",
+    "no answer within",
+)
+
+
 class SlurmError(EngineError):
     """A program of Slurm failed; `text` is what it wrote."""
 
     def __init__(self, program: str, text: str) -> None:
-        super().__init__(f"{program}: {text}")
+        super().__init__(text if text.startswith(f"{program}: ") else f"{program}: {text}")
         self.text = text
+        self.unreachable = any(words in text for words in _NO_CLUSTER)
 
 
 class Commands:

@@ -127,6 +127,9 @@ class SlurmEngine(Engine):
             return file.read(_LOG_BYTES)
         return b""
 
+    def keep(self, handle: RemoteHandle, path: str) -> str:
+        return f"they are kept on its node {handle.host} in {path}"
+
     def release(self, handle: RemoteHandle) -> None:
         with self._lock:
             submission = self._submissions.pop(handle, None)

@@ -9,17 +9,19 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zcell.cell.endpoints import is_local
 from zcell.errors import LaunchError
+from zcell.launch.checkup import Check
 from zcell.launch.launcher import LifecycleHook
 from zcell.launch.output import OutputCallback
 from zcell.launch.owner import Owner
 from zcell.launch.remote.handle import RemoteHandle
 from zcell.launch.remote.launcher import RemoteLauncher
+from zcell.launch.slurm.checkup import examine
 from zcell.launch.slurm.commands import Commands, SlurmError
 from zcell.launch.slurm.engine import SlurmEngine, Submission
 from zcell.launch.slurm.orphans import cancel_orphans, comment_of
@@ -61,6 +63,9 @@ class SlurmLauncher(RemoteLauncher):
         self._slurm = SlurmEngine(self.slurm, self._commands)
         return self._slurm
 
+    def examine(self) -> Iterator[Check]:
+        yield from examine(self._commands, self.slurm.options.get("partition", ""))
+
     def check(self, spec: JobSpec) -> None:
         asked = self._asked_by(spec)
         self._commands.check(f"job {spec.job_id}")
@@ -88,6 +93,8 @@ class SlurmLauncher(RemoteLauncher):
         try:
             self._commands.run("sbatch", "--test-only", stdin=script)
         except SlurmError as error:
+            if error.unreachable:
+                raise error.for_the_user(f"job {spec.job_id}: the Slurm cluster does not answer") from error
             words = ", ".join(_words(settings, resources)) or "the defaults"
             raise LaunchError(f"job {spec.job_id}: slurm refuses what the job asks for ({words}): {error}") from error
         with self._lock:
@@ -151,6 +158,7 @@ class SlurmLauncher(RemoteLauncher):
             nonce=secrets.token_hex(12),
             python=self._python,
             owner=comment_of(self._owner),
+            lease=self.bounds.lease,
             at_once=at_once,
             is_array=is_array,
         )
@@ -161,7 +169,7 @@ class SlurmLauncher(RemoteLauncher):
             try:
                 text = self._commands.run("sbatch", "--parsable", stdin=script)
             except SlurmError as error:
-                raise LaunchError(f"job {first.job_id}: the slurm launcher could not submit it: {error}") from error
+                raise error.for_the_user(f"job {first.job_id}: the slurm launcher could not submit it") from error
             undo.pop_all()
         job = text.strip().partition(";")[0]  # with several clusters: ID;CLUSTER
         for task, handle in enumerate(handles):
@@ -195,7 +203,7 @@ class SlurmLauncher(RemoteLauncher):
         try:
             text = self._commands.run("sinfo", "--noheader", "--Node", "--format=%n", *options)
         except SlurmError as error:
-            raise LaunchError(f"slurm cannot be asked for its nodes: {error}") from error
+            raise error.for_the_user("slurm cannot be asked for its nodes") from error
         ours = socket.gethostname().partition(".")[0]
         return sorted({name.strip().partition(".")[0] for name in text.splitlines()} - {ours, "localhost", ""})
 

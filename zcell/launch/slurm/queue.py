@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from zcell.launch.ending import how_it_ended
 from zcell.launch.remote.course import EngineState, EngineView, Outcome
 from zcell.launch.remote.engine import EngineError
-from zcell.launch.remote.node import REASONS, Refusal
+from zcell.launch.remote.refusal import REASONS, Refusal
 from zcell.launch.slurm.commands import Commands, SlurmError
 from zcell.launch.spec import JobReturnCode
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zcell.cell.endpoints import is_local
-from zcell.launch.remote.node import Refusal
+from zcell.launch.remote.refusal import Refusal
 from zcell.launch.slurm.settings import SlurmSettings
 
 CREDENTIALS_WAIT = 60
@@ -31,6 +31,8 @@ class Batch:
     python: str
     owner: str
     """Which process submitted it: what a later one needs to know to clear up after a dead one."""
+    lease: float = 30.0
+    """Seconds that a node waits for credentials when nobody listens at `url`."""
     at_once: int | None = None
     """Most tasks of the array that run at once."""
     is_array: bool = False
@@ -124,7 +126,7 @@ def _node(batch: Batch, settings: SlurmSettings) -> list[str]:
         '"$python" -P -u -m zcell.launch.remote.node \\',
         f"    --parent {shlex.quote(batch.url)} \\",
         '    --name "$name" \\',
-        f'    --credentials "$credentials" --wait {CREDENTIALS_WAIT} \\',
+        f'    --credentials "$credentials" --wait {CREDENTIALS_WAIT} --lease {batch.lease:g} \\',
         f"    --directory {shlex.quote(settings.directory)} \\",
         f'    --run "${{SLURM_RESTART_COUNT:-0}}" {" ".join(options)} &',
     ]
