@@ -419,7 +419,7 @@ def test_a_container_that_is_stopped_by_somebody_else_is_not_its_parents_doing(m
     start = make()
     handle = start.shell(SLEEPER)
     start.wait_for(b"ready\n")
-    dockerd.client.containers.get(handle.engine_id).stop(timeout=20)
+    dockerd.client.containers.get(handle.engine_id).stop(timeout=20)  # type: ignore[attr-defined]
     assert handle.wait(LIMIT) is JobReturnCode.ABORTED
     assert handle.reason.startswith("its node was told to end by somebody else than its parent")
 
