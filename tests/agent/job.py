@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import subprocess
 import sys
@@ -74,12 +75,25 @@ def crash(agent: Agent) -> None:
     raise ValueError("the user's mistake")
 
 
+def fork(agent: Agent) -> None:
+    """For each task a forked child, which leaves the agent's block and runs the hooks of a normal exit."""
+    with agent:
+        for task in agent:
+            child = os.fork()
+            if not child:
+                sys.exit(0)
+            _, status = os.waitpid(child, 0)
+            say(f"child {os.waitstatus_to_exitcode(status)}")
+            say(f"submitted {agent.submit_result(task.data)}")
+
+
 KINDS = {
     "serve": serve,
     "tell": serve_and_tell,
     "exit": exit_without_stop,
     "worker": worker_thread,
     "crash": crash,
+    "fork": fork,
 }
 
 
@@ -87,8 +101,6 @@ class Job:
     """The process, from the test's side; killed when the test leaves it."""
 
     def __init__(self, what: str, env: Mapping[str, str]) -> None:
-        import os
-
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.agent.job", what],
             env={**os.environ, **env},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,11 +18,14 @@ QUICK: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.5}
 
 def main() -> None:
     how = sys.argv[3]
-    if how != "stay":
+    if how not in ("stay", "fork"):
         leave(how)
     with TaskExchange(rebuild(sys.argv[1], json.loads(sys.argv[2])), **QUICK) as exchange:
         print(json.dumps(exchange.job_environment(**QUICK)), flush=True)
         assert exchange.run("t", 1, timeout=30).ok
+        if how == "fork":
+            leave_in_a_child()
+            assert exchange.run("t", 2, timeout=30).ok
         print("done", flush=True)
         sys.stdin.read()
 
@@ -36,6 +40,15 @@ def leave(how: str) -> None:
     elif how == "raise":
         raise ValueError("a mistake of the parent")
     sys.exit(3)
+
+
+def leave_in_a_child() -> None:
+    """A forked child leaves the exchange's block and runs the hooks of a normal exit."""
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
 
 
 class Parent:

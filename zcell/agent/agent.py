@@ -26,6 +26,7 @@ from zcell.pipe.cell_pipe import CellPipe
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import TTL, Message, MsgType
 from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.process import OwnProcess
 
 _log = logging.getLogger("zcell.agent")
 _FLUSH_TIMEOUT = 5.0
@@ -89,6 +90,7 @@ class Agent:
         self._options = options
         self._handler = PipeHandler(pipe, **settings) if pipe is not None else None
         self._metric_handler = PipeHandler(metric_pipe, **settings) if metric_pipe is not None else None
+        self._process = OwnProcess()
         self._lock = threading.Lock()
         self._state = "new"
         self._tasks: Mailbox[Message] = Mailbox()
@@ -136,6 +138,7 @@ class Agent:
             if self._state != "new":
                 raise CallStateError(f"the agent is {self._state}: an Agent is started once")
             self._state = "running"
+            self._process = OwnProcess()
         try:
             self._start_pipes()
         except BaseException:
@@ -157,11 +160,16 @@ class Agent:
             self._metrics = MetricSender(self._metric_handler, self._options.submit_result_timeout)
 
     def stop(self) -> None:
-        """Send the metrics that wait, tell the parent that this side is over, and close. Idempotent; takes some seconds at most."""
+        """Send the metrics that wait, tell the parent that this side is over, and close. Idempotent; takes some seconds at most.
+
+        Nothing happens in a forked child of the process that started the agent: it is that process's.
+        """
         self.stop_because(None)
 
     def stop_because(self, error: BaseException | None) -> None:
         """As `stop`, for who leaves with `error`: the parent is told, for the tasks that get no answer."""
+        if self._process.is_elsewhere:
+            return
         with self._lock:
             if self._state == "stopped":
                 return
@@ -186,6 +194,10 @@ class Agent:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop_because(error)
+
+    def _check_process(self) -> None:
+        if self._process.is_elsewhere:
+            raise CallStateError(self._process.why("this agent"))
 
     def _on_message(self, message: Message) -> None:
         if message.msg_type is not MsgType.REQUEST:
@@ -237,6 +249,7 @@ class Agent:
         """For `zcell.agent.aio`: check that a task may be asked for now."""
         if self._handler is None:
             raise CallStateError("this agent has no task pipe")
+        self._check_process()
         with self._lock:
             closed = self._tasks.closed_by
             if closed is not None:
@@ -302,6 +315,7 @@ class Agent:
         """
         if self._handler is None:
             raise CallStateError("this agent has no task pipe")
+        self._check_process()
         rc = ReturnCode(rc)
         with self._lock:
             current, self._current = self._current, None
@@ -371,11 +385,13 @@ class Agent:
         """
         if self._metric_handler is None:
             raise CallStateError("this agent has no metric pipe")
+        self._check_process()
         timeout = seconds("timeout", timeout)
         return self._metrics is not None and self._metrics.log(record, timeout)
 
     def flush_metrics(self, timeout: float = 5.0) -> bool:
         """Wait until the parent's end has taken every record logged so far; False after `timeout` seconds."""
+        self._check_process()
         timeout = seconds("timeout", timeout)
         return self._metrics is not None and self._metrics.flush(timeout)
 

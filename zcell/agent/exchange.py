@@ -25,6 +25,7 @@ from zcell.pipe.arguments import abort_or_none, flag, seconds, seconds_or_none, 
 from zcell.pipe.handler import PipeHandler
 from zcell.pipe.message import Message, new_id
 from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.process import OwnProcess
 from zcell.pipe.session import PeerState
 from zcell.pipe.settings import HandlerSettings
 
@@ -72,6 +73,7 @@ class TaskExchange:
         settings = HandlerSettings(read_interval, heartbeat_interval, heartbeat_timeout, resend_interval, max_resends)
         self._settings = dataclasses.asdict(settings)
         self._retries = whole_number("retries", retries, least=0)
+        self._process = OwnProcess()
         self._lock = threading.Lock()
         self._state = "new"
         self._arrivals = Arrivals()
@@ -89,6 +91,7 @@ class TaskExchange:
             if self._state != "new":
                 raise CallStateError(f"the exchange is {self._state}: a TaskExchange is started once")
             self._state = "running"
+            self._process = OwnProcess()
         try:
             self._pipe.open(self._channels[0])
             if self._metric_pipe is not None:
@@ -105,8 +108,11 @@ class TaskExchange:
         """End the conversation: the job is told, tasks that run get the cause CLOSED, the pipes close. Idempotent.
 
         Returns when the metrics that were recorded before a result that came have been handed to the callback; waits for those
-        that are still on their way 10 s at most, and for none of a job that is gone.
+        that are still on their way 10 s at most, and for none of a job that is gone. Nothing happens in a forked child of the
+        process that started the exchange.
         """
+        if self._process.is_elsewhere:
+            return
         with self._lock:
             if self._state in ("stopping", "stopped"):
                 return
@@ -243,6 +249,8 @@ class TaskExchange:
         timeout: float | None,
         abort: Abort | None,
     ) -> Assignment:
+        if self._process.is_elsewhere:
+            raise CallStateError(self._process.why("this exchange"))
         if self._state != "running":
             raise CallStateError(f"the exchange is {self._state}: call start() first, and not after stop()")
         abort_or_none("abort", abort)

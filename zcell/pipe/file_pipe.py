@@ -25,6 +25,7 @@ from zcell.pipe.box import make_directories, names, names_left, remove_directory
 from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
+from zcell.pipe.process import OwnProcess
 from zcell.pipe.seen import SeenIds
 from zcell.pipe.watch import DirectoryWatch
 
@@ -46,6 +47,7 @@ class FilePipe(Pipe):
         super().__init__(mode)
         self._root = Path(root_path).absolute()
         self._portable = portable
+        self._process = OwnProcess()
         self._changed = threading.Condition()
         self._incarnation = secrets.token_hex(8)
         self._broken = "the pipe is not open"
@@ -86,6 +88,7 @@ class FilePipe(Pipe):
             make_directories(self._root, self._channel, self._inbox, self._outbox)
             self._marker = Marker(self._outbox, self._incarnation)
             self._broken = ""
+            self._process = OwnProcess()
             self._clear_stale()  # with a new marker in place: who misses an old one then sees that it was replaced
             self._watch = DirectoryWatch([self._inbox, self._outbox], guard=_GUARD, portable=self._portable)
             self._thread = threading.Thread(target=self._run, name=f"zcell-filepipe-{name}", daemon=True)
@@ -102,6 +105,8 @@ class FilePipe(Pipe):
         return self._channel / f"to_{reader.value.lower()}"
 
     def close(self) -> None:
+        if self._process.is_elsewhere:
+            return
         with self._changed:
             if self._closed:
                 return
@@ -264,6 +269,7 @@ class FilePipe(Pipe):
 
     def send(self, msg: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
         timeout, abort = seconds_or_none("timeout", timeout), abort_or_none("abort", abort)
+        self._check_process()
         with self._changed:
             self._check()
             self._sending += 1
@@ -287,6 +293,10 @@ class FilePipe(Pipe):
             _log.warning("%s of %s: %s", self.mode.value, self._channel, self.last_error)
             return False
         return name is not None and self._wait_until_taken(name, deadline, abort)
+
+    def _check_process(self) -> None:
+        if self._process.is_elsewhere:
+            raise BrokenPipeError(self._process.why(f"the {self.mode.value} end of the pipe in {self._root}"))
 
     def _check(self) -> None:
         if self._broken:
@@ -320,20 +330,10 @@ class FilePipe(Pipe):
             self._check()
             self._count += 1
             stem = f"{self._count:012d}-{self._incarnation}"
-            hidden, name = self._outbox / f".{stem}.tmp", f"{stem}.msg"
-            fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                for piece in encoded.slices():
-                    while piece:
-                        piece = piece[os.write(fd, piece) :]
-                    if self._given_up(deadline, abort):
-                        self._check()
-                        return None
-                os.fsync(fd)
-                hidden.rename(self._outbox / name)
-            finally:
-                os.close(fd)
-                hidden.unlink(missing_ok=True)
+            if not message_file.put(encoded, self._outbox, stem, lambda: self._given_up(deadline, abort)):
+                self._check()
+                return None
+            name = f"{stem}.msg"
             with self._changed:
                 self._pending.add(name)
         return name
@@ -347,6 +347,7 @@ class FilePipe(Pipe):
                         break
                     self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
                 else:
+                    self.last_error = ""
                     return True
         finally:
             if abort is not None:
@@ -377,6 +378,7 @@ class FilePipe(Pipe):
 
     def receive(self, timeout: float | None = None) -> Message | None:
         deadline = time.monotonic() + (seconds_or_none("timeout", timeout) or 0.0)
+        self._check_process()
         while True:
             with self._changed:
                 while not self._notices and not self._ready:
@@ -424,6 +426,7 @@ class FilePipe(Pipe):
         return message if self._seen.add(message.msg_id) else None
 
     def clear(self) -> None:
+        self._check_process()
         with self._changed:
             self._check()
             for path in self._ready:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -26,7 +27,7 @@ _SLICE = 8 << 20
 
 @dataclass(slots=True)
 class EncodedMessage:
-    """What `write` puts into a file; buffers are the message's own, uncopied."""
+    """What `put` writes into a file; buffers are the message's own, uncopied."""
 
     head: bytes
     body: bytes
@@ -47,6 +48,27 @@ def encode(message: Message) -> EncodedMessage:
     fields = [str(message.msg_type), message.topic, message.msg_id, message.req_id, message.headers, len(body), lengths]
     header = msgpack.packb(fields)
     return EncodedMessage(_PREFIX.pack(_MAGIC, len(header)) + header, body, buffers)
+
+
+def put(encoded: EncodedMessage, directory: Path, stem: str, is_given_up: Callable[[], bool]) -> bool:
+    """Put `encoded` there as ``STEM.msg``, a name that it gets when all of it is on disk; False as soon as it `is_given_up`.
+
+    Raises `OSError`, and leaves nothing then.
+    """
+    hidden = directory / f".{stem}.tmp"
+    fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        for piece in encoded.slices():
+            while piece:
+                piece = piece[os.write(fd, piece) :]
+            if is_given_up():
+                return False
+        os.fsync(fd)
+        hidden.rename(directory / f"{stem}.msg")
+    finally:
+        os.close(fd)
+        hidden.unlink(missing_ok=True)
+    return True
 
 
 def read(fd: int) -> Message:
