@@ -69,7 +69,7 @@ def test_results_that_cannot_be_put_in_place_stay_in_the_container(
         (container,) = dockerd.client.containers.list()
         container.exec_run(["touch", "/tmp/go"])
         code, rest = run.finish()
-    assert code == 4
+    assert code == 5
     (summary,) = events(rest, "summary")
     name, place = re.findall(r"docker cp (zcell-kept-\S+):(\S+) PLACE", summary["kept"])[0]
     assert summary["kept"] in summary["reason"]
