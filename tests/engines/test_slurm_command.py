@@ -70,6 +70,21 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path: Path, arguments: list[str], 
     assert "Traceback" not in done.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("output=/nowhere/log", "is the setting output a file that can be written there?"),
+        ("directory=/nowhere", "is the setting directory"),
+    ],
+)
+@pytest.mark.usefixtures("cluster")
+def test_what_only_the_node_can_find_is_code_2_as_well(tmp_path: Path, setting: str, text: str) -> None:
+    done = zcell(*RUN, "--set", setting, "--json", tmp_path, "--", "true")
+    assert done.returncode == 2, done.stderr.decode()
+    assert text in done.stderr.decode()
+    assert events(done.stdout, "summary")[0]["job_exit_code"] is None
+
+
 def test_the_doctor_finds_a_cluster_that_runs_jobs_well_and_leaves_nothing(cluster: SlurmCluster) -> None:
     done = zcell("doctor", "--launcher", "slurm", "--json")
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()

@@ -64,6 +64,13 @@ def test_states_of_a_job_that_runs(state: str) -> None:
         ("FAILED", 3 << 8, JobReturnCode.EXECUTION_ERROR, 3, "its node ended with code 3"),
         ("FAILED", 9 << 8, JobReturnCode.ABORTED, 9, "its node ended with code 9"),
         ("FAILED", 9, JobReturnCode.EXECUTION_ERROR, 137, "its node was ended by SIGKILL"),
+        (
+            "FAILED",
+            53,
+            JobReturnCode.EXECUTION_ERROR,
+            181,
+            "Slurm could not set the job up on its node: is the setting output ",
+        ),
         ("FAILED", 0, JobReturnCode.EXECUTION_ERROR, 0, "its node ended with code 0"),
         ("FAILED", 121 << 8, JobReturnCode.EXECUTION_ERROR, 121, "no python with zcell"),
         ("FAILED", 122 << 8, JobReturnCode.EXECUTION_ERROR, 122, "credentials did not reach"),

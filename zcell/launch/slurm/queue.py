@@ -31,6 +31,8 @@ SACCT_FORMAT = "JobID,State,ExitCode"
 
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "SUSPENDED", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
+_SETUP_FAILED = 53
+"""What a job's exit code has for its signal when slurmd could not open its output or its directory."""
 _BY_ENGINE = {
     "CANCELLED": (JobReturnCode.ABORTED, "it was cancelled in Slurm"),
     "TIMEOUT": (JobReturnCode.ABORTED, "its time limit was reached (TIMEOUT); ask for more with the resource time_limit"),
@@ -100,6 +102,9 @@ def _own_end(code: int, row: Row) -> Outcome:
     if code in REASONS:
         where = f" (node {row.nodes})" if row.nodes else ""
         return Outcome(JobReturnCode.EXECUTION_ERROR, REASONS[Refusal(code)] + where, code)
+    if code == 128 + _SETUP_FAILED:
+        reason = "Slurm could not set the job up on its node: is the setting output a file that can be written there?"
+        return Outcome(JobReturnCode.EXECUTION_ERROR, reason, code)
     if code > 128:
         return Outcome(JobReturnCode.EXECUTION_ERROR, how_it_ended("its node", code), code)
     outcome = JobReturnCode.from_exit_code(code) if row.state == "COMPLETED" or code else JobReturnCode.EXECUTION_ERROR
