@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from tests.eventually import eventually
 from zcell.agent import Agent, AgentClosed
 
 
@@ -22,13 +23,16 @@ def say(text: object) -> None:
 
 
 def serve(agent: Agent) -> None:
-    """Until the end; a task may ask for a pause in which the process can be killed."""
+    """Until the end; a task may ask for a pause in which the process can be killed, or which lasts until the parent is gone."""
     with agent:
         say("ready")
         for task in agent:
             if task.data == "hold":
                 say("holding")
                 threading.Event().wait()
+            if task.data == "outlast":
+                say("holding")
+                eventually(lambda: agent.closed_reason)
             result = np.ones(task.data) if task.task_name == "large" else task.data
             say(f"submitted {agent.submit_result(result)}")
 

@@ -1,4 +1,7 @@
-"""A parent in a process of its own: `python -m tests.agent.parent PATH JSON HOW`, the passive end as `Pipe.export` describes it."""
+"""A parent in a process of its own: `python -m tests.agent.parent PATH JSON HOW`, the passive end as `Pipe.export` describes it.
+
+Each line on its standard input is the data of a task; how that ended is a line on its standard output.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def main() -> None:
             leave_in_a_child()
             assert exchange.run("t", 2, timeout=30).ok
         print("done", flush=True)
-        sys.stdin.read()
+        for data in sys.stdin:
+            got = exchange.run("t", data.strip(), timeout=30)
+            print(f"{got.cause.value} {got.error}".strip(), flush=True)
 
 
 def leave(how: str) -> None:
@@ -65,8 +70,16 @@ class Parent:
         return found
 
     def expect(self, text: str) -> None:
+        assert self.read() == text
+
+    def read(self) -> str:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().strip() == text
+        return self.process.stdout.readline().strip()
+
+    def ask(self, data: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data + "\n")
+        self.process.stdin.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zcell.pipe.marker import incarnation_of
+from zcell.pipe.marker import Marker, incarnation_of
 
+_ATTEMPTS = 100
 _log = logging.getLogger("zcell.pipe.file")
 _OURS = re.compile(r"\.?(end-[0-9a-f]{16}|\d{12}-[0-9a-f]{16})(\.tmp|\.msg|\.withdrawn|\.taken-[0-9a-f]{16})?\Z")
 
@@ -39,6 +40,18 @@ def make_directories(*directories: Path) -> None:
     """Make them, each in the one before it, for this user alone, unless they are there."""
     for directory in directories:
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_again(directories: Sequence[Path], marker: Marker) -> None:
+    """Make the removed `directories`, outermost first, and `marker` in them. Raises `OSError`."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            make_directories(*directories)
+            marker.put_back()
+            return
+        except (FileNotFoundError, FileExistsError):  # whoever removes them may be at it
+            if attempt == _ATTEMPTS:
+                raise
 
 
 def remove_directory(directory: Path) -> None:

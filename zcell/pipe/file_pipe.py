@@ -21,7 +21,7 @@ from zcell.errors import ProtocolError
 from zcell.pipe import message_file
 from zcell.pipe.arguments import abort_or_none, seconds_or_none
 from zcell.pipe.arguments import channel as checked_channel
-from zcell.pipe.box import make_directories, names, names_left, remove_directory, remove_ours, won
+from zcell.pipe.box import make_again, make_directories, names, names_left, remove_directory, remove_ours, won
 from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
@@ -31,8 +31,8 @@ from zcell.pipe.watch import DirectoryWatch
 
 _log = logging.getLogger("zcell.pipe.file")
 _GUARD = 0.1
-_ATTEMPTS = 100
 _MAX_TAKEN = 1000  # messages taken and not yet received; beyond it the peer's sends wait
+_TAKEN_FOR_DEAD = "the pipe's directory was removed, as by a peer that takes this end for dead"
 _SIGN_INTERVAL = 0.25  # how old the knowledge of the peer's heartbeat may be where every look costs a round trip
 
 
@@ -165,7 +165,7 @@ class FilePipe(Pipe):
                 self._look()
             except OSError as e:
                 with self._changed:
-                    self._broken = self._broken or f"the pipe's directory {self._channel} cannot be read: {e.strerror}"
+                    self._broken = self._broken or f"the pipe's directory {self._channel} cannot be used: {e.strerror}"
                     self._changed.notify_all()
                 return
 
@@ -201,33 +201,25 @@ class FilePipe(Pipe):
 
         What waits there to be taken is lost. Raises `FileNotFoundError` when it cannot have been the peer.
         """
-        if not self._has_met or any(incarnation_of(n) not in (None, self._incarnation) for n in names_left(self._outbox)):
-            raise FileNotFoundError(0, "another end with the same mode took over, or the directory was removed")
+        if any(incarnation_of(n) not in (None, self._incarnation) for n in names_left(self._outbox)):
+            raise FileNotFoundError(0, "another end with the same mode took over")
+        if not self._has_met:
+            raise FileNotFoundError(0, "it was removed")
         assert self._watch is not None
         assert self._marker is not None
         with self._writing, self._changed:
             if self._closed:
                 return
-            self._put_back(self._marker)
+            make_again((self._root, self._channel, self._inbox, self._outbox), self._marker)
             self._watch.renew()
             self._lost |= self._pending
             self._ready.clear()
             if not self._peer_dead:
                 self._peer_dead = True
-                self._notices.append(Message.new_request(Topic.PEER_GONE, "the peer took this end for dead, and has left"))
+                self._notices.append(Message.new_request(Topic.PEER_GONE, _TAKEN_FOR_DEAD))
             self._changed.notify_all()
-        _log.warning("%s of %s: the peer took this end for dead, and has left", self.mode.value, self._channel)
+        _log.warning("%s of %s: %s", self.mode.value, self._channel, _TAKEN_FOR_DEAD)
         self._watch.wake()
-
-    def _put_back(self, marker: Marker) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                make_directories(self._root, self._channel, self._inbox, self._outbox)
-                marker.put_back()
-                return
-            except (FileNotFoundError, FileExistsError):  # whoever removes the directories may be at it
-                if attempt == _ATTEMPTS:
-                    raise
 
     def _look_at_peers(self, incarnations: list[str]) -> None:
         assert self._watch is not None
