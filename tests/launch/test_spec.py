@@ -72,3 +72,9 @@ def test_a_command_is_not_one_string() -> None:
 )
 def test_exit_codes_become_return_codes(code: int, expected: JobReturnCode) -> None:
     assert JobReturnCode.from_exit_code(code) is expected
+
+
+@pytest.mark.parametrize("name", ["env", "resources", "launcher_spec", "resource_spec"])
+def test_what_is_no_mapping_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"job j: {name} must be a mapping, got 'x'"):
+        JobSpec(**{"job_id": "j", "command": ["true"], name: "x"})  # type: ignore[arg-type]

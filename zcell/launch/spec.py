@@ -100,6 +100,11 @@ class JobSpec:
             raise ValueError(f"job {self.job_id}: the name of the program is empty")
         if not (isinstance(self.grace, int | float) and math.isfinite(self.grace) and self.grace >= 0):
             raise ValueError(f"job {self.job_id}: grace must be a number of seconds from 0, got {self.grace!r}")
+        for name in ("env", "resources", "launcher_spec", "resource_spec"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise TypeError(f"job {self.job_id}: {name} must be a mapping, got {value!r}")
+            object.__setattr__(self, name, MappingProxyType(dict(value)))
         self._check_env()
         for name in ("workspace", "job_directory", "results", "log_file"):
             place = getattr(self, name)
@@ -109,8 +114,6 @@ class JobSpec:
         object.__setattr__(self, "arguments", tuple(self.arguments))
         object.__setattr__(self, "code", tuple(self.code))
         object.__setattr__(self, "excludes", tuple(self.excludes))
-        for name in ("env", "resources", "launcher_spec", "resource_spec"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def _check_env(self) -> None:
         for name, value in self.env.items():

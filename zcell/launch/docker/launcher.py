@@ -22,7 +22,7 @@ from zcell.launch.docker.engine import DockerEngine, NoSuchContainerError
 from zcell.launch.docker.gpus import device_requests
 from zcell.launch.docker.names import container_name
 from zcell.launch.docker.orphans import Janitor, orphans
-from zcell.launch.docker.request import JOB_LABEL, Identity, container_request, node_arguments
+from zcell.launch.docker.request import JOB_LABEL, OWNER_LABEL, Identity, container_request, node_arguments
 from zcell.launch.docker.settings import SHARED, JobSettings, SiteSettings
 from zcell.launch.docker.study import STUDIES, study_data
 from zcell.launch.launcher import LifecycleHook
@@ -193,7 +193,8 @@ class DockerLauncher(RemoteLauncher):
         try:
             return self.engine.create(request)
         except (TypeError, ValueError) as error:  # how the SDK refuses arguments
-            raise LaunchError(f"job {spec.job_id}: the settings of its container are refused: {error}") from error
+            why = str(error).replace("run() got an unexpected keyword argument", "containers have no argument")
+            raise LaunchError(f"job {spec.job_id}: the settings of its container are refused: {why}") from error
 
     def _await_name(self, job_id: str, name: str) -> None:
         """Wait for the container of an earlier job of this name while it is being removed. Raises `LaunchError` for any other."""
@@ -203,7 +204,9 @@ class DockerLauncher(RemoteLauncher):
             is_going = other["State"]["Status"] == "removing" or self._janitor.has(other["Id"])
             if not is_going or time.monotonic() >= end:
                 labels = (other.get("Config") or {}).get("Labels") or {}
-                whose = f"job {labels[JOB_LABEL]!r} of another launcher" if JOB_LABEL in labels else "somebody else"
+                ours = labels.get(OWNER_LABEL) == str(self.owner)
+                job = f"job {labels.get(JOB_LABEL)!r}{'' if ours else ' of another launcher'}"
+                whose = job if JOB_LABEL in labels else "somebody else"
                 raise LaunchError(
                     f"job {job_id}: the engine has a container {name!r} already, of {whose}; end that first, or give the job another "
                     "job_id"
