@@ -25,7 +25,7 @@ from zcell.agent import (
 )
 from zcell.errors import CodecError
 from zcell.message import ReturnCode
-from zcell.pipe import PeerState, Topic
+from zcell.pipe import Message, PeerState, Topic
 
 
 def test_a_task_goes_out_and_its_result_comes_back(place: Place) -> None:
@@ -262,6 +262,59 @@ def test_the_exchanges_hooks_convert_both_ways(place: Place) -> None:
     with exchange:
         place.meanwhile(serve, agent.start())
         assert exchange.run("t", {"in": 3}, timeout=10).data == 3
+
+
+def test_what_the_agent_answers_by_itself_does_not_go_through_the_exchanges_hook(place: Place) -> None:
+    from zcell.pipe import Mode
+
+    exchange = Unwrapping(place.pairs.build(Mode.PASSIVE, place.token))
+    agent = place.agent(kind=Doubling)
+    with exchange:
+        place.meanwhile(serve, agent.start())
+        got = exchange.run("t", {"in": "bad"}, timeout=10)
+        assert (got.cause, got.rc) == (Cause.COMPLETED, ReturnCode.PROCESS_EXCEPTION)
+        assert "weights" in got.error
+
+
+def test_a_failed_job_is_heard_though_the_exchanges_hook_expected_more(place: Place) -> None:
+    from zcell.pipe import Mode
+
+    exchange = Unwrapping(place.pairs.build(Mode.PASSIVE, place.token))
+    agent = place.agent()
+    with exchange:
+        agent.start()
+        result = place.meanwhile(exchange.run, "t", {"in": 1}, timeout=10)
+        assert agent.get_task(10)
+        assert agent.submit_result(None, ReturnCode.PROCESS_EXCEPTION, "no data here")
+        got = result.result(10)
+        assert (got.cause, got.rc, got.error) == (Cause.COMPLETED, ReturnCode.PROCESS_EXCEPTION, "no data here")
+        result = place.meanwhile(exchange.run, "t", {"in": 1}, timeout=10)
+        assert agent.get_task(10)
+        assert agent.submit_result(None)
+        assert result.result(10).cause is Cause.RESULT_LOST
+
+
+def test_a_result_that_cannot_be_handed_over_is_told_in_a_word(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk that a FilePipe uses is full, and a small file still finds room."""
+    exchange = place.exchange()
+    agent = place.agent(submit_result_timeout=0.5, resend_interval=0.1).start()
+    assert agent._handler is not None
+    pipe = agent._handler.pipe
+    send = pipe.send
+
+    def full(message: Message, timeout: float | None = None, abort: Abort | None = None) -> bool:
+        if isinstance(message.data, dict) and message.data.get("data") is not None:
+            pipe.last_error = "cannot write: No space left on device"
+            return False
+        return send(message, timeout, abort)
+
+    monkeypatch.setattr(pipe, "send", full)
+    result = place.meanwhile(exchange.run, "t")
+    assert agent.get_task(10)
+    assert not agent.submit_result("large")
+    got = result.result(10)
+    assert (got.cause, got.rc) == (Cause.COMPLETED, ReturnCode.COMM_ERROR)
+    assert got.error == "the result could not be handed over: cannot write: No space left on device"
 
 
 # endings

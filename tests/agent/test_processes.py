@@ -13,6 +13,7 @@ from tests.agent.conftest import Place
 from tests.agent.job import Job
 from tests.agent.parent import Parent
 from tests.eventually import eventually
+from tests.pipe.pairs import FilePairs
 from zcell.agent import Cause, TaskExchange
 from zcell.pipe import Mode, PeerState
 
@@ -39,6 +40,23 @@ def test_a_killed_job_ends_its_task_as_peer_gone(place: Place) -> None:
         assert got.cause is Cause.PEER_GONE
         assert "silent for 1.5 s" in got.error
         assert time.monotonic() - begun < 5
+
+
+def test_an_exchange_whose_job_is_known_to_be_dead_stops_at_once_and_leaves_nothing(place: Place) -> None:
+    exchange = place.exchange(metrics=True)
+    with _job(exchange) as job:
+        assert exchange.run("t", 1, timeout=30).data == 1
+        assert exchange._metric_handler is not None
+        metrics = exchange._metric_handler
+        eventually(lambda: metrics.peer_state is PeerState.LIVE)
+        job.process.kill()
+        job.wait()
+    exchange.peer_is_gone("exit code -9")
+    begun = time.monotonic()
+    exchange.stop()
+    assert time.monotonic() - begun < 3
+    if isinstance(place.pairs, FilePairs):
+        assert not place.pairs.directory_of(place.token).exists()
 
 
 def test_a_task_of_a_killed_job_is_done_by_the_next_one(place: Place) -> None:

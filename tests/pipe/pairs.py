@@ -50,7 +50,10 @@ class FilePairs(Pairs):
         self._portable = portable
 
     def build(self, mode: Mode, token: str) -> Pipe:
-        return FilePipe(mode, self._directory / token, portable=self._portable)
+        return FilePipe(mode, self.directory_of(token), portable=self._portable)
+
+    def directory_of(self, token: str) -> Path:
+        return self._directory / token
 
 
 class CellPairs(Pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,7 @@ def test_a_cell_that_was_given_is_not_stopped(server: Cell) -> None:
 def test_two_pipes_of_one_end_need_channels_of_their_own(server: Cell) -> None:
     with CellPipe(Mode.ACTIVE, "s", "t", server) as one, CellPipe(Mode.ACTIVE, "s", "t", server) as two:
         one.open("task")
-        with pytest.raises(ValueError, match="unregister"):
+        with pytest.raises(ValueError, match="open as 'task' in this process already"):
             two.open("task")
 
 
@@ -229,3 +230,28 @@ def test_ends_stop_with_the_cell_above_them() -> None:
         cell = pipe.cell
     eventually(lambda: not cell.is_ready)
     pipe.close()
+
+
+def test_a_peer_that_is_not_open_is_named_in_the_users_words(server: Cell) -> None:
+    with CellPipe(Mode.PASSIVE, "s", "t", server) as passive, CellPipe(Mode.ACTIVE, "s", "t", server) as active:
+        passive.open("task")
+        active.cell.wait_ready(10)
+        assert not passive.send(Message.new_request("t"), 0.2)
+        assert passive.last_error == "the other end of the pipe, s_t_active, is not open"
+
+
+def test_an_end_that_is_open_already_is_named_as_its_user_did(server: Cell) -> None:
+    with CellPipe(Mode.PASSIVE, "s", "t", server) as first, CellPipe(Mode.PASSIVE, "s", "t", server) as second:
+        first.open("task")
+        with pytest.raises(ValueError, match=r"^the pipe 's', 't' is open as 'task' in this process already"):
+            second.open("task")
+        second.open("metric")
+
+
+def test_an_end_that_could_not_be_opened_leaves_nothing_running(server: Cell) -> None:
+    pipe = CellPipe(Mode.ACTIVE, "s", "t", parent=server.endpoints[0], parent_fqcn="another", connect_timeout=5)
+    with pytest.raises(LinkError):
+        pipe.open("task")
+    with pytest.raises(BrokenPipeError, match="closed"):
+        pipe.send(Message.new_request("t"), 1)
+    assert not any(t.name == f"zcell-io-{pipe.fqcn}" for t in threading.enumerate())

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.eventually import eventually
 from tests.pipe.pairs import Pairs
 from zcell.abort import Abort
-from zcell.pipe import Message, Mode, MsgType, Pipe, Topic, rebuild
+from zcell.pipe import CellPipe, Message, Mode, MsgType, Pipe, Topic, rebuild
 
 
 def _next(pipe: Pipe, timeout: float = 5.0) -> Message:
@@ -135,6 +136,28 @@ def test_a_send_to_nobody_is_false_in_time_and_says_why(pairs: Pairs) -> None:
     assert passive.send(Message.new_request("t"), 0.2) is False
     assert time.monotonic() - started < 5
     assert passive.last_error
+
+
+def test_a_send_that_succeeds_leaves_no_error(pairs: Pairs) -> None:
+    passive = pairs.end(Mode.PASSIVE)
+    assert not passive.send(Message.new_request("t"), 0.1)
+    assert passive.last_error
+    pairs.end(Mode.ACTIVE)
+    eventually(lambda: passive.send(Message.new_request("t"), 1.0))
+    assert passive.last_error == ""
+
+
+def test_a_peer_that_opens_its_end_in_time_gets_what_was_sent_before(pairs: Pairs) -> None:
+    passive, active = pairs.end(Mode.PASSIVE), pairs.build(Mode.ACTIVE, "pair")
+    if isinstance(active, CellPipe):
+        active.cell.wait_ready(10)  # it can be reached; only its end is not open
+    with active, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(passive.send, Message.new_request("t", 1), 20.0)
+        with pytest.raises(TimeoutError):
+            sent.result(0.3)
+        active.open("task")
+        assert _next(active).data == 1
+        assert sent.result(5)
 
 
 def test_a_message_that_was_not_taken_never_arrives(pairs: Pairs) -> None:

@@ -30,6 +30,7 @@ from zcell.pipe.process import OwnProcess
 
 _log = logging.getLogger("zcell.agent")
 _FLUSH_TIMEOUT = 5.0
+_LAST_WORD_TIMEOUT = 5.0
 _TTL_MARGIN = 30.0  # an offer outlives the fixed wait for it, whose end is its verdict
 _UNHEARD_TIMEOUT = 0.5
 """Seconds for a parent that was not heard yet to take this side's goodbye: it may know of the job already."""
@@ -290,7 +291,7 @@ class Agent:
         except Exception as e:  # noqa: BLE001  the parent must learn that its task will have no other answer
             rc, why = ReturnCode.PROCESS_EXCEPTION, f"the task could not be converted: {type(e).__name__}: {e}"
         _log.error("task %s refused: %s", message.topic, why)
-        self._answer(message.topic, message.msg_id, result_payload(rc, None, why))
+        self._answer(message.topic, message.msg_id, result_payload(rc, None, why, is_own=True))
         return None
 
     def __iter__(self) -> Iterator[Task]:
@@ -342,7 +343,7 @@ class Agent:
 
     def _refuse(self, task: Task, msg_id: str, why: str) -> bool:
         _log.error("task %s: %s", task.task_id, why)
-        self._answer(task.task_name, msg_id, result_payload(ReturnCode.PROCESS_EXCEPTION, None, why))
+        self._answer(task.task_name, msg_id, result_payload(ReturnCode.PROCESS_EXCEPTION, None, why, is_own=True))
         return False
 
     def _send_result(self, task: Task, msg_id: str, payload: dict[str, Any]) -> bool:
@@ -352,24 +353,33 @@ class Agent:
         message.offer_watch = wait
         message.headers[TTL] = idle_timeout or complete_timeout + _TTL_MARGIN
         message.headers |= {k: task.headers[k] for k in (RECEIVERS, PASS_THROUGH) if task.headers.get(k)}
-        taken = self._send_answer(message, msg_id)
+        taken = self._send_answer(message, msg_id, self._options.submit_result_timeout)
         if not taken:
             why = self._handler.pipe.last_error if self._handler is not None else ""
             wait.abandon(f"the result was not taken: {why}")
             _log.error("the result of task %s was not taken: %s", task.task_id, why)
+            self._say_why_not(task, msg_id, why)
         decision = wait.wait(self._closing)
         if decision.verdict is Verdict.FAILED or decision.warning:
             _log.warning("the result of task %s: %s", task.task_id, decision.reason)
         return decision.verdict is Verdict.DELIVERED and (taken or wait.has_offers)
 
-    def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
-        self._send_answer(Message.new_reply(topic, payload, req_msg_id=msg_id), msg_id)
+    def _say_why_not(self, task: Task, msg_id: str, why: str) -> None:
+        """What is too large for the room there is may leave enough for a word: the parent waits for one."""
+        if not self._closing.triggered:
+            payload = result_payload(ReturnCode.COMM_ERROR, None, f"the result could not be handed over: {why}", is_own=True)
+            timeout = min(_LAST_WORD_TIMEOUT, self._options.submit_result_timeout)
+            self._send_answer(Message.new_reply(task.task_name, payload, req_msg_id=msg_id), msg_id, timeout)
 
-    def _send_answer(self, message: Message, msg_id: str) -> bool:
+    def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
+        timeout = self._options.submit_result_timeout
+        self._send_answer(Message.new_reply(topic, payload, req_msg_id=msg_id), msg_id, timeout)
+
+    def _send_answer(self, message: Message, msg_id: str, timeout: float) -> bool:
         assert self._handler is not None
         if self._metrics is not None:
             self._metrics.mark(message)
-        taken = self._handler.send_to_peer(message, self._options.submit_result_timeout, self._closing)
+        taken = self._handler.send_to_peer(message, timeout, self._closing)
         if taken:
             with self._lock:
                 self._open.discard(msg_id)

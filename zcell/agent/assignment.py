@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from zcell.agent.task import Cause, Result, parse_result, task_payload, why_refu
 from zcell.message import ReturnCode
 from zcell.pipe.message import Message, MsgType
 from zcell.pipe.pipe import Pipe
+
+_log = logging.getLogger("zcell.agent.exchange")
 
 
 class Assignment:
@@ -102,10 +105,20 @@ class Assignment:
             if message.error:
                 self.finish(Cause.RESULT_LOST, message.error)
                 return
-            rc, data, error = parse_result(message.data)
-            self.finish(Cause.COMPLETED, error, rc, self._convert(data))
+            rc, data, error, is_own = parse_result(message.data)
+            self.finish(Cause.COMPLETED, error, rc, data if is_own else self._converted(data, rc))
         except Exception as e:  # noqa: BLE001  the caller's hook, or a peer's nonsense: the caller is told either way
             self.finish(Cause.RESULT_LOST, f"the result could not be read: {type(e).__name__}: {e}")
+
+    def _converted(self, data: Any, rc: ReturnCode) -> Any:
+        """Through the caller's hook; a job that failed need not have said what the hook expects, and its own word counts then."""
+        try:
+            return self._convert(data)
+        except Exception:
+            if rc is ReturnCode.OK:
+                raise
+            _log.info("the data of task %s, which failed, could not be converted", self.task_id, exc_info=True)
+            return None
 
     def release(self) -> None:
         """Nobody waits for it any longer."""

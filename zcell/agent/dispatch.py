@@ -45,6 +45,8 @@ class Dispatcher:
         self._current: Conversation | None = None
         self._queue: deque[Assignment] = deque()
         self._ended = False
+        self._is_gone = False
+        """Whether the last job to leave just vanished."""
         self._sending = False
         self._stopping = Abort()
         self._stop_cause = Cause.CLOSED
@@ -56,8 +58,9 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, args=(owner,), name="zcell-exchange", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Tell the job, finish everything with CLOSED, close the pipe. Called once."""
+    def stop(self) -> bool:
+        """Tell the job, finish everything with CLOSED, close the pipe. Called once. False when it is known that the job is gone."""
+        is_gone = self._is_gone and self.peer_state is not PeerState.LIVE
         self._end_all(Cause.CLOSED, "the exchange was stopped")
         if self._thread is not None:
             self._thread.join()
@@ -65,8 +68,9 @@ class Dispatcher:
             current = self._current
         if current is None:
             self._pipe.close()
-            return
-        current.handler.leave("the exchange was stopped")
+        else:
+            current.handler.leave("the exchange was stopped")
+        return not is_gone
 
     def abort(self, reason: str) -> None:
         self._end_all(Cause.ABORTED, reason)
@@ -222,7 +226,10 @@ class Dispatcher:
             if conversation.handler.send_to_peer(message, None if left is None else max(left, 0.001), assignment.abort):
                 return
         except BrokenPipeError as e:
-            assignment.finish(self._stop_cause, f"the pipe was closed: {e}")
+            if self._stopping.triggered:
+                assignment.finish(self._stop_cause, self._stopping.reason)
+            else:
+                assignment.finish(Cause.SEND_FAILED, str(e))
             return
         except ValueError as e:  # data that cannot travel: the caller's own mistake
             with self._changed:
@@ -290,6 +297,7 @@ class Dispatcher:
         with self._changed:
             handed_out, postponed = conversation.end()
         cause = _CAUSE[status.topic]
+        self._is_gone = cause is Cause.PEER_GONE
         if cause is not Cause.PEER_ENDED:
             self._arrivals.job_is_gone()
         again: list[Assignment] = []

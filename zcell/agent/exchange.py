@@ -117,7 +117,7 @@ class TaskExchange:
             if self._state in ("stopping", "stopped"):
                 return
             self._state = "stopping"
-        self._dispatcher.stop()
+        is_there = self._dispatcher.stop()
         is_called_back = self._metric_thread == threading.get_ident()  # then nothing can come while this waits
         deadline = time.monotonic() + _METRICS_TIMEOUT
         if self._metric_pipe is not None and not is_called_back and not self._arrivals.wait(_METRICS_TIMEOUT):
@@ -126,7 +126,11 @@ class TaskExchange:
             self._state = "stopped"
             handler = self._metric_handler
         if handler is not None:
-            handler.leave("the exchange was stopped", close_pipe=False)
+            if is_there:
+                handler.leave("the exchange was stopped", close_pipe=False)
+            else:
+                handler.stop(close_pipe=False)
+                handler.pipe.peer_is_gone()
             for message in () if is_called_back else handler.rest(deadline):
                 self._metrics_came(message)
         if self._metric_pipe is not None:

@@ -19,6 +19,8 @@ METRICS = "metrics"
 BEGUN, ERROR = "begun", "error"
 """In the data of an agent's END: ids of the messages with tasks that it began and did not answer. Whatever else was sent to it, it
 did not begin and will not. ERROR is the exception with which its user left it, where there was one."""
+OWN = "own"
+"""In the data of a reply: the agent itself made it, so there is nothing in it for the exchange's hook."""
 _MAX_ERROR = 1000
 
 
@@ -121,16 +123,17 @@ def parse_task(name: str, payload: Any) -> Task:
     return Task(payload["task_id"], name, payload["data"], headers)
 
 
-def result_payload(rc: ReturnCode, data: Any, error: str = "") -> dict[str, Any]:
-    """The data of the reply that answers a task."""
-    return {"rc": rc.value, "error": error, "data": data}
+def result_payload(rc: ReturnCode, data: Any, error: str = "", *, is_own: bool = False) -> dict[str, Any]:
+    """The data of the reply that answers a task; `is_own`: the agent answers, because its user's result cannot be had."""
+    payload = {"rc": rc.value, "error": error, "data": data}
+    return payload | {OWN: True} if is_own else payload
 
 
-def parse_result(payload: Any) -> tuple[ReturnCode, Any, str]:
-    """(rc, data, error); raises `ValueError` for what is no result."""
+def parse_result(payload: Any) -> tuple[ReturnCode, Any, str, bool]:
+    """(rc, data, error, whether it is the agent's own answer); raises `ValueError` for what is no result."""
     if not isinstance(payload, dict) or "data" not in payload:
         raise ValueError(f"the answer is no result: expected a dict with rc and data, got {type(payload).__name__}")
-    return ReturnCode(payload.get("rc", "")), payload["data"], str(payload.get("error", ""))
+    return ReturnCode(payload.get("rc", "")), payload["data"], str(payload.get("error", "")), payload.get(OWN) is True
 
 
 def last_word(begun: Sequence[str], error: BaseException | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ _PREFIX = "zcell.pipe."
 _SMALL = ".small"  # messages of this channel are queued by the cell's own thread, without a detour over its pool
 _STATUS_TIMEOUT = 5.0
 _ATTEMPT_TIMEOUT = 15.0  # an answer that takes longer may be lost; asking again is cheap, for the message is delivered once
+_LOOK_AGAIN = 0.05  # for a peer whose cell is there and whose pipe is not open yet
 _CONNECT_TIMEOUT = 30.0
 _MAX_QUEUED = 1000
 _GREETING, _ANSWER = 0, -1  # heartbeats count from 1
@@ -117,7 +118,9 @@ class CellPipe(Pipe):
     # opening and closing
 
     def open(self, name: str) -> None:
-        """As `Pipe.open`. Raises `LinkError` naming the endpoint when there is no link within `connect_timeout` seconds."""
+        """As `Pipe.open`. Raises `LinkError` naming the endpoint when there is no link within `connect_timeout` seconds; the pipe
+        is closed then.
+        """
         checked_channel("a pipe's name", name)
         with self._lock:
             if self._closing.triggered:
@@ -125,11 +128,21 @@ class CellPipe(Pipe):
             if self._channel:
                 raise ValueError(f"the pipe of {self.fqcn} is open already")
             channel = _PREFIX + name
-            self.cell.register(channel, "*", self._on_message, allow=[self.peer_fqcn])
+            try:
+                self.cell.register(channel, "*", self._on_message, allow=[self.peer_fqcn])
+            except ValueError:
+                raise ValueError(
+                    f"the pipe {self._site!r}, {self._token!r} is open as {name!r} in this process already: "
+                    "close that end, or give this one names of its own"
+                ) from None
             self.cell.register(channel + _SMALL, "*", self._on_message, allow=[self.peer_fqcn], inline=True)
             self.cell.register(channel, Topic.HEARTBEAT, self._on_heartbeat, allow=[self.peer_fqcn], inline=True)
             self._channel = channel
-        self.cell.wait_ready(self._connect_timeout)
+        try:
+            self.cell.wait_ready(self._connect_timeout)
+        except BaseException:
+            self.close()
+            raise
         self._greet()
 
     def close(self) -> None:
@@ -185,13 +198,24 @@ class CellPipe(Pipe):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _ATTEMPT_TIMEOUT if deadline is None else min(_ATTEMPT_TIMEOUT, deadline - time.monotonic())
+            is_unheard = self._peer_session is None
             reply = self._request(msg, encoded, max(left, 0.001), ended)
             if reply.rc is ReturnCode.OK:
                 encoded.taken = True
+                self.last_error = ""
                 return True
-            self.last_error = f"{reply.rc.value} from {self.peer_fqcn}: {reply.error}"
+            is_closed = reply.rc is ReturnCode.INVALID_REQUEST  # no handler: the peer's cell is there, its pipe is not
+            may_open = is_closed and is_unheard and msg.topic not in Topic.STATUS
+            if is_closed:
+                self.last_error = f"the other end of the pipe, {self.peer_fqcn}, is not open"
+            else:
+                self.last_error = f"{reply.rc.value} from {self.peer_fqcn}: {reply.error}"
+            if may_open and ended.wait(
+                _LOOK_AGAIN if deadline is None else max(0.0, min(_LOOK_AGAIN, deadline - time.monotonic()))
+            ):
+                self.last_error = ended.reason
             expired = deadline is not None and time.monotonic() >= deadline
-            if reply.rc is not ReturnCode.TIMEOUT or expired or ended.triggered:
+            if not (may_open or reply.rc is ReturnCode.TIMEOUT) or expired or ended.triggered:
                 self._check()
                 return False
 

@@ -24,7 +24,8 @@ class Mode(StrEnum):
 
 
 class Pipe(ABC):
-    """Two-ended, message-preserving and ordered. Every method is thread-safe; on a closed pipe it raises `BrokenPipeError`.
+    """Two-ended, message-preserving and ordered. Every method is thread-safe. On a closed pipe `open`, `send`, `receive` and
+    `clear` raise `BrokenPipeError`.
 
     One end talks to one incarnation of its peer: when another one shows up, a PEER_GONE message is received, and the new
     one is listened to only after `clear()`.
@@ -35,7 +36,7 @@ class Pipe(ABC):
         self.last_error = ""
 
     last_error: str
-    """Why the last `send` returned False; for people."""
+    """Why the last `send` returned False, "" when it returned True; for people. Heartbeats do not change it."""
 
     @abstractmethod
     def open(self, name: str) -> None:
@@ -50,13 +51,15 @@ class Pipe(ABC):
         """Send; True once the peer's end has taken it, False after `timeout` seconds (None: no limit of its own), when
         there is no way to the peer, or when `abort` was triggered: `last_error` says which, and the peer will not get it.
 
-        A heartbeat does not wait: True means handed over for sending.
+        A peer that can be reached and has not opened its end yet is waited for. A heartbeat does not wait: True means handed
+        over for sending.
         """
 
     @abstractmethod
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, as soon as there is one; None after `timeout` seconds without (None or 0: do not wait).
 
+        A peer's signs of life come as messages with the topic HEARTBEAT, which a `PipeHandler` takes for itself: skip them.
         Decoding, and fetching what was sent by reference, happens here, in the caller's thread.
         """
 
