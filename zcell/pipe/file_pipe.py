@@ -284,7 +284,7 @@ class FilePipe(Pipe):
             self.last_error = f"cannot write to {self._outbox}: {e.strerror}"
             _log.warning("%s of %s: %s", self.mode.value, self._channel, self.last_error)
             return False
-        return name is not None and self._wait_until_taken(name, deadline, abort)
+        return name is not None and self._wait_until_taken(name, deadline, abort, is_last=msg.is_status)
 
     def _check_process(self) -> None:
         if self._process.is_elsewhere:
@@ -330,7 +330,8 @@ class FilePipe(Pipe):
                 self._pending.add(name)
         return name
 
-    def _wait_until_taken(self, name: str, deadline: float | None, abort: Abort | None) -> bool:
+    def _wait_until_taken(self, name: str, deadline: float | None, abort: Abort | None, *, is_last: bool) -> bool:
+        """`is_last`: whoever takes it leaves and removes everything, so that what was removed was taken."""
         key = abort.add_callback(self._notify) if abort is not None else 0
         try:
             with self._changed:
@@ -346,7 +347,7 @@ class FilePipe(Pipe):
                 abort.remove_callback(key)
         taken = self._withdraw(name)
         with self._changed:
-            if name in self._lost or not self._is_in_place():  # removed, not taken
+            if not is_last and (name in self._lost or not self._is_in_place()):  # removed, not taken
                 taken, self.last_error = False, f"the peer has left, and removed {self._outbox}"
             self._pending.discard(name)
             self._lost.discard(name)
