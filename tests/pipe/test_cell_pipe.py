@@ -14,7 +14,7 @@ import pytest
 from tests.eventually import eventually
 from zcell import Cell, LazyRef, ReturnCode
 from zcell.errors import CellClosedError, LinkError
-from zcell.pipe import CellPipe, Message, Mode, Pipe, Topic
+from zcell.pipe import CellPipe, Message, Mode, Pipe, Topic, cell_message
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_only_the_peer_is_heard(server: Cell, both: tuple[CellPipe, CellPipe]) -
 
 @pytest.mark.parametrize(
     "payload",
-    [None, 1, [], {}, {"t": "REQUEST"}, {"t": "X", "i": "1", "r": None, "h": {}, "s": "s", "b": b"", "v": []}],
+    [None, 1, [], {}, {"t": "REQUEST"}, {"t": "X", "i": "1", "r": None, "h": {}, "s": "s", "b": b"", "v": [], "p": []}],
 )
 def test_junk_from_the_peer_is_refused_and_the_pipe_goes_on(both: tuple[CellPipe, CellPipe], payload: Any) -> None:
     active, passive = both
@@ -144,11 +144,18 @@ def test_junk_from_the_peer_is_refused_and_the_pipe_goes_on(both: tuple[CellPipe
 
 @pytest.mark.parametrize(
     "changes",
-    [{"b": b"\xc1"}, {"b": ["server", "nothing", 5]}, {"b": [1, 2]}, {"v": ["text"]}, {"h": {"ttl": "soon"}, "b": b"\xc1"}],
+    [
+        {"b": b"\xc1"},
+        {"b": ["server", "nothing", 5]},
+        {"b": [1, 2]},
+        {"v": ["text"]},
+        {"p": [["text"]]},
+        {"h": {"ttl": "soon"}, "b": b"\xc1"},
+    ],
 )
 def test_data_that_cannot_be_had_is_an_error_of_its_message(both: tuple[CellPipe, CellPipe], changes: dict[str, Any]) -> None:
     active, passive = both
-    payload = {"t": "REQUEST", "i": "1", "r": None, "h": {}, "s": passive._session, "b": b"\xc3", "v": []} | changes
+    payload = {"t": "REQUEST", "i": "1", "r": None, "h": {}, "s": passive._session, "b": b"\xc3", "v": [], "p": []} | changes
     assert passive.cell.request(active.fqcn, "zcell.pipe.task", "t", payload, timeout=10).ok
     got = _next(active)
     assert got.error
@@ -190,6 +197,36 @@ def test_what_was_sent_to_pass_through_arrives_as_a_reference(both: tuple[CellPi
     assert got.data["w"].owner == active.fqcn
     assert got.headers["ttl"] == 60.0
     np.testing.assert_array_equal(got.data["w"].fetch(), np.arange(2_000_000))
+
+
+def test_many_arrays_that_are_too_much_for_one_message_travel_as_a_few_packs(server: Cell) -> None:
+    """A model of many layers: a transfer for each of them would take seconds."""
+    with CellPipe(Mode.PASSIVE, "s", "t", server) as passive, CellPipe(Mode.ACTIVE, "s", "t", server) as active:
+        passive.open("task")
+        active.open("task")
+        layers = {f"layer{n}": np.full(9_000 + n, n, dtype=np.float64) for n in range(700)}
+        message = Message.new_reply("t", {"layers": layers, "large": np.arange(2_000_000), "b": b"x" * 100_001}, req_msg_id="1")
+        assert active.send(message, 60)
+        assert len(message.encoded.offering._refs) == 1 + 4, "the large one, and packs of 16 MiB"
+        got = _next(passive).data
+        assert got["b"] == b"x" * 100_001
+        np.testing.assert_array_equal(got["large"], np.arange(2_000_000))
+        assert list(got["layers"]) == list(layers)
+        for name, layer in layers.items():
+            np.testing.assert_array_equal(got["layers"][name], layer)
+            assert got["layers"][name].flags.aligned
+
+
+@pytest.mark.parametrize("pack", [7, [1], [["o", "r"], [1]], [["o", "r", 1], [-1]], [["o", "r", 1], ["1"]], [["o", "r", 1], 1]])
+def test_a_malformed_pack_is_an_error_of_its_message(server: Cell, pack: object) -> None:
+    with CellPipe(Mode.PASSIVE, "s", "t", server) as passive, CellPipe(Mode.ACTIVE, "s", "t", server) as active:
+        passive.open("task")
+        active.open("task")
+        message = Message.new_request("t", 1)
+        message.encoded = cell_message.encode(active.cell, message, passive.fqcn, active._session, False)
+        message.encoded.payload["p"] = [pack]
+        assert active.send(message, 10)
+        assert "malformed" in _next(passive).error
 
 
 def test_what_a_message_that_was_not_taken_refers_to_is_withdrawn(server: Cell) -> None:

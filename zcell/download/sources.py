@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,9 @@ from zcell.digest import root_of_chunks
 from zcell.download.sealing import Frame
 from zcell.errors import ZcellError
 from zcell.protocol.transfer.chunks import ChunkTable, chunk_count, chunk_length
+
+PIECE_ALIGNMENT = 64
+"""What the arrays in a `PiecesSource` are aligned to, from its beginning."""
 
 
 class SourceError(ZcellError):
@@ -203,6 +207,44 @@ class BytesSource(_Complete):
     def _digest(self, index: int) -> bytes:
         offset, length = self._span(index)
         return chunk_root(self._bytes(offset, length))
+
+
+class PiecesSource(BytesSource):
+    """Buffers in memory as if they were one, uncopied: each begins at the next multiple of `PIECE_ALIGNMENT`, zeros between them."""
+
+    def __init__(self, pieces: Sequence[memoryview], chunk_bytes: int, name: str = "") -> None:
+        self._pieces: list[memoryview] = [piece.cast("B") for piece in pieces]
+        self._offsets, size = piece_offsets([piece.nbytes for piece in self._pieces])
+        super().__init__(b"", chunk_bytes, name or "pieces")
+        self._size = size
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        if self._data is None:
+            self._pieces = []
+
+    def _bytes(self, offset: int, length: int) -> memoryview:
+        pieces = self._pieces
+        super()._bytes(0, 0)
+        found = bytearray(length)
+        number = max(0, bisect_right(self._offsets, offset) - 1)
+        for start, piece in zip(self._offsets[number:], pieces[number:], strict=True):
+            if start >= offset + length:
+                break
+            part = piece[max(0, offset - start) : offset + length - start]
+            at = max(0, start - offset)
+            found[at : at + len(part)] = part
+        return memoryview(found)
+
+
+def piece_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where in a `PiecesSource` pieces of these `sizes` begin, and its length."""
+    offsets, end = [], 0
+    for size in sizes:
+        begin = -(-end // PIECE_ALIGNMENT) * PIECE_ALIGNMENT
+        offsets.append(begin)
+        end = begin + size
+    return offsets, end
 
 
 class FileSource(_Complete):

@@ -8,6 +8,7 @@ from typing import Any
 
 from zcell.cell.cell import Cell
 from zcell.codec import RefTarget
+from zcell.download.sources import PiecesSource
 from zcell.errors import CodecError
 from zcell.pipe.message import OfferWatch
 
@@ -26,6 +27,11 @@ class Offering:
     def add(self, view: memoryview) -> RefTarget:
         """Offer one buffer, uncopied."""
         return self._added(self._open().add_bytes(view), view.nbytes)
+
+    def add_pieces(self, views: Sequence[memoryview]) -> RefTarget:
+        """Offer several buffers as one, uncopied; `piece_offsets` says where each is in it."""
+        ref = self._open().add_source(PiecesSource(views, self._cell.limits.chunk_bytes))
+        return self._added(ref, ref.size)
 
     def add_file(self, path: Path) -> RefTarget:
         """Offer one file, read from disk as it is fetched. Raises `CodecError` when it cannot be opened."""
