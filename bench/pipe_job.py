@@ -6,14 +6,24 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
+
 from bench.answering import serve
 from zcell.agent import Agent
 
+LAYER_BYTES = 80_000
+
 
 def answer_tasks(agent: Agent) -> None:
-    """Until the parent ends. A task named ``large`` is answered with as many bytes as it says."""
+    """Until the parent ends. A task named ``large`` is answered with as many bytes as it says, ``layers`` with so many arrays."""
     for task in agent:
-        agent.submit_result(bytearray(task.data) if task.task_name == "large" else task.data)
+        match task.task_name:
+            case "large":
+                agent.submit_result(bytearray(task.data))
+            case "layers":
+                agent.submit_result([np.ones(LAYER_BYTES // 8) for _ in range(task.data)])
+            case _:
+                agent.submit_result(task.data)
 
 
 class Metrics:

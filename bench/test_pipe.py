@@ -16,6 +16,7 @@ from bench import load
 from bench.child import Child
 from bench.figure import at_least, at_most
 from bench.measure import MIB, Bench, mib_per_second
+from bench.pipe_job import LAYER_BYTES
 from zcell import Cell
 from zcell.agent import TaskExchange
 from zcell.pipe import CellPipe, FilePipe, Mode, Pipe
@@ -130,3 +131,18 @@ def test_large_result(bench: Bench, place: Path, kind: str) -> None:
 
         (ours,) = bench.interleave(mib_per_second(size, run), rounds=3)
     bench.add(f"result of {size // MIB} MiB, {kind}", "MiB/s", ours)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_result_of_many_arrays(bench: Bench, place: Path, kind: str) -> None:
+    """A result of 3,000 arrays of 80 kB, the shape of a model: too much for one message, too small for a transfer each."""
+    count = bench.pick(3000, 50)
+    with _exchange(kind, place) as (exchange, _):
+
+        def run() -> None:
+            layers = exchange.run("layers", count, timeout=300).raise_for_cause().data
+            assert len(layers) == count
+            assert sum(layer.nbytes for layer in layers) == count * LAYER_BYTES
+
+        (ours,) = bench.interleave(mib_per_second(count * LAYER_BYTES, run), rounds=3)
+    bench.add(f"result of {count:,} arrays of {LAYER_BYTES // 1000} kB, {kind}", "MiB/s", ours)
