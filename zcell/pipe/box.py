@@ -54,7 +54,37 @@ def make_again(directories: Sequence[Path], marker: Marker) -> None:
                 raise
 
 
-def remove_directory(directory: Path) -> None:
+def remove_ours(directory: Path, found: Iterable[str]) -> None:
+    """Remove files that a FilePipe made, markers first: an end that misses a message there knows by then that it was removed."""
+    for name in sorted(found, key=lambda n: incarnation_of(n) is None):
+        if _OURS.match(name):
+            (directory / name).unlink(missing_ok=True)
+
+
+def remove_stale(outbox: Path, inbox: Path, own: str) -> None:
+    """Remove what dead runs of the end `own` wrote, unless a reader that may be alive has taken it."""
+    readers = [f".taken-{p}" for n in names(inbox) if (p := incarnation_of(n)) is not None]
+    remove_ours(outbox, (n for n in names(outbox) if not n.endswith((f"-{own}", *readers))))
+
+
+def remove_own(outbox: Path, inbox: Path, own: str) -> tuple[list[str], list[str]]:
+    """Remove what the end `own` wrote and what it took; the names that were in both."""
+    sent = names_left(outbox)
+    remove_ours(outbox, (n for n in sent if f"-{own}" in n and ".taken-" not in n))
+    left = names_left(inbox)
+    remove_ours(inbox, (n for n in left if n.endswith(f".taken-{own}")))
+    return sent, left
+
+
+def remove_all(boxes: Sequence[Path], above: Sequence[Path]) -> None:
+    """Remove `boxes` with what pipes made in them, and the directories `above`, innermost first, unless somebody needs them."""
+    for box in boxes:
+        remove_ours(box, names_left(box))
+    for directory in (*boxes, *above):
+        _remove_directory(directory)
+
+
+def _remove_directory(directory: Path) -> None:
     """Unless the other end was faster, or something that is not ours, or another channel, is in it."""
     try:
         directory.rmdir()
@@ -62,10 +92,3 @@ def remove_directory(directory: Path) -> None:
         return
     except OSError as e:
         _log.debug("left %s in place: %s", directory, e)
-
-
-def remove_ours(directory: Path, found: Iterable[str]) -> None:
-    """Remove files that a FilePipe made, markers first: an end that misses a message there knows by then that it was removed."""
-    for name in sorted(found, key=lambda n: incarnation_of(n) is None):
-        if _OURS.match(name):
-            (directory / name).unlink(missing_ok=True)

@@ -8,7 +8,6 @@ Renames are atomic on local file systems and on NFS; no locks are used.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import threading
 import time
@@ -21,8 +20,8 @@ from zcell.errors import ProtocolError
 from zcell.pipe import message_file
 from zcell.pipe.arguments import abort_or_none, seconds_or_none
 from zcell.pipe.arguments import channel as checked_channel
-from zcell.pipe.box import make_again, make_directories, names, names_left, remove_directory, remove_ours, won
-from zcell.pipe.marker import Marker, incarnation_of, read_sign
+from zcell.pipe.box import make_again, make_directories, names, names_left, remove_all, remove_own, remove_stale, won
+from zcell.pipe.marker import Marker, incarnation_of, read_sign, standing
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.process import OwnProcess
@@ -39,12 +38,16 @@ _SIGN_INTERVAL = 0.25  # how old the knowledge of the peer's heartbeat may be wh
 class FilePipe(Pipe):
     """A pipe between two processes that share a directory, for nodes without a network.
 
-    `root_path` is created (0700) when missing. `portable=True` never relies on the kernel to tell about changes; it is chosen
-    by itself on network file systems.
+    `root_path` is created (0700) when missing, and removed by the last end to leave; what was made above it stays.
+    `portable=True` never relies on the kernel to tell about changes; it is chosen by itself on network file systems.
     """
 
     def __init__(self, mode: Mode | str, root_path: str | Path, *, portable: bool = False) -> None:
         super().__init__(mode)
+        if not isinstance(root_path, str | Path):
+            raise TypeError(f"root_path must be a str or a Path, not {type(root_path).__name__} ({root_path!r})")
+        if not str(root_path):
+            raise ValueError("root_path must name a directory, got ''")
         self._root = Path(root_path).absolute()
         self._portable = portable
         self._process = OwnProcess()
@@ -89,17 +92,12 @@ class FilePipe(Pipe):
             self._marker = Marker(self._outbox, self._incarnation)
             self._broken = ""
             self._process = OwnProcess()
-            self._clear_stale()  # with a new marker in place: who misses an old one then sees that it was replaced
+            # with a new marker in place: who misses an old one then sees that it was replaced
+            remove_stale(self._outbox, self._inbox, self._incarnation)
             self._watch = DirectoryWatch([self._inbox, self._outbox], guard=_GUARD, portable=self._portable)
             self._thread = threading.Thread(target=self._run, name=f"zcell-filepipe-{name}", daemon=True)
         self._look()
         self._thread.start()
-
-    def _clear_stale(self) -> None:
-        """Remove what a dead run of this end wrote, unless a reader that may be alive has taken it."""
-        mine = f"-{self._incarnation}"
-        readers = [f".taken-{p}" for n in names(self._inbox) if (p := incarnation_of(n)) is not None]
-        remove_ours(self._outbox, (n for n in names(self._outbox) if not n.endswith((mine, *readers))))
 
     def _box(self, reader: Mode) -> Path:
         return self._channel / f"to_{reader.value.lower()}"
@@ -130,19 +128,12 @@ class FilePipe(Pipe):
         leaving in the same moment and do the same, so that each step may find it done.
         """
         try:
-            sent = names_left(self._outbox)
-            remove_ours(self._outbox, (n for n in sent if f"-{self._incarnation}" in n and ".taken-" not in n))
-            left = names_left(self._inbox)
-            taken = f".taken-{self._incarnation}"
-            remove_ours(self._inbox, (n for n in left if n.endswith(taken)))
+            sent, left = remove_own(self._outbox, self._inbox, self._incarnation)
             if any(incarnation_of(n) not in (None, self._incarnation) for n in sent):  # it has taken this end's place
                 return
             if any(self._may_be_alive(p) for n in left if (p := incarnation_of(n)) is not None):
                 return
-            for box in (self._inbox, self._outbox):
-                remove_ours(box, names_left(box))
-            for directory in (self._inbox, self._outbox, self._channel, self._root):
-                remove_directory(directory)
+            remove_all((self._inbox, self._outbox), (self._channel, self._root))
         except OSError as e:
             _log.debug("left %s in place: %s", self._channel, e)
 
@@ -275,7 +266,9 @@ class FilePipe(Pipe):
     def _send(self, msg: Message, timeout: float | None, abort: Abort | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
         if msg.encoded is None:
+            before = standing(self._inbox, self._peer, self._incarnation)
             msg.encoded = message_file.encode(msg)
+            msg.encoded.standing = before
         try:
             name = self._write(msg.encoded, deadline, abort)
         except OSError as e:
@@ -284,7 +277,19 @@ class FilePipe(Pipe):
             self.last_error = f"cannot write to {self._outbox}: {e.strerror}"
             _log.warning("%s of %s: %s", self.mode.value, self._channel, self.last_error)
             return False
-        return name is not None and self._wait_until_taken(name, deadline, abort, is_last=msg.is_status)
+        if name is None or not self._wait_until_taken(name, deadline, abort, is_last=msg.is_status):
+            return False
+        if self.is_in_vain(msg):
+            self.last_error = f"the peer had taken this end of {self._channel} for dead before it took the message"
+            return False
+        return True
+
+    def is_in_vain(self, msg: Message) -> bool:
+        encoded = msg.encoded
+        if not isinstance(encoded, message_file.EncodedMessage) or encoded.standing is None:
+            return False
+        now = standing(self._inbox, self._peer, self._incarnation)
+        return now is not None and now.peer == encoded.standing.peer and now != encoded.standing
 
     def _check_process(self) -> None:
         if self._process.is_elsewhere:
@@ -402,18 +407,10 @@ class FilePipe(Pipe):
 
     def _read(self, path: Path) -> Message | None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as e:
-            _log.warning("cannot open the message %s: %s", path, e)
-            return None
-        try:
-            path.unlink()  # the open file stays readable; should this process die now, nothing is left
-            message = message_file.read(fd)
+            message = message_file.take(path)
         except (OSError, ProtocolError) as e:
             _log.warning("dropped the message %s: %s", path, e)
             return None
-        finally:
-            os.close(fd)
         if len(self._ready) >= _MAX_TAKEN - 1 and self._watch is not None:
             self._watch.wake()
         return message if self._seen.add(message.msg_id) else None
@@ -425,14 +422,24 @@ class FilePipe(Pipe):
             for path in self._ready:
                 path.unlink(missing_ok=True)
             if self._peer is not None and self._peer_dead:
-                sign = read_sign(self._inbox, self._peer)
-                if sign is not None:
-                    self._retired[self._peer] = sign.beat  # unless it turns out to be alive: then its heartbeat goes on
+                self._give_up(self._peer)
             self._peer, self._peer_left = None, False
             self._ready.clear()
             self._notices.clear()
         if self._watch is not None:
             self._watch.wake()
+
+    def _give_up(self, incarnation: str) -> None:
+        """Listen to it no more, unless it turns out to be alive: then its heartbeat goes on."""
+        assert self._marker is not None
+        sign = read_sign(self._inbox, incarnation)
+        if sign is None:
+            return
+        self._retired[incarnation] = sign.beat
+        try:
+            self._marker.give_up(incarnation)
+        except OSError as e:
+            _log.warning("cannot tell the other end of the pipe in %s that it was taken for dead: %s", self._channel, e)
 
     @property
     def last_peer_active_time(self) -> float:

@@ -197,7 +197,7 @@ class PipeHandler:
             if self._pipe.send(msg, plan.remaining(time.monotonic()), ended):
                 return True
             pause = plan.failed(time.monotonic())
-            if pause is None:
+            if pause is None or self._pipe.is_in_vain(msg):
                 return False
             _log.info("will send %s %s again in %g s: %s", msg.topic, msg.msg_id, pause, self._pipe.last_error)
             ended.wait(pause)

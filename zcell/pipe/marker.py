@@ -2,6 +2,7 @@
 
 An end puts its marker, named by a random id, where the other end reads. A marker lists the incarnations its owner has seen, so
 one that lists mine was written after I opened: what a dead run left behind can never do that. Its number is the heartbeat.
+``ID/N`` in the list says that its owner has taken ID for dead N times: what was on its way then was dropped.
 It is rewritten in place within one block, so a full disk does not silence it.
 """
 
@@ -17,14 +18,18 @@ _PREFIX = "end-"
 _NAME = re.compile(r"end-([0-9a-f]{16})\Z")
 _BYTES = 128
 _MAX_SEEN = 4
+_MAX_COUNT = 999  # four ids, each with its count, and a heartbeat fit into the block
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What a marker says: the number of the last heartbeat, and which incarnations of the other end its owner has seen."""
+    """What a marker says: the number of the last heartbeat, and which incarnations of the other end its owner has seen.
+
+    With each: how often its owner has given it up.
+    """
 
     beat: int
-    seen: tuple[str, ...]
+    seen: dict[str, int]
 
 
 def incarnation_of(file_name: str) -> str | None:
@@ -47,7 +52,25 @@ def read_sign(directory: Path, incarnation: str) -> Sign | None:
         os.close(fd)
     if len(words) < 1 or not words[0].isdecimal():
         return None
-    return Sign(int(words[0]), tuple(words[1 : 1 + _MAX_SEEN]))
+    seen = {}
+    for word in words[1 : 1 + _MAX_SEEN]:
+        incarnation, _, count = word.partition("/")
+        seen[incarnation] = int(count) if count.isdecimal() else 0
+    return Sign(int(words[0]), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What this end is to its `peer`: how often that has taken it for dead while it was not."""
+
+    peer: str
+    times_given_up: int
+
+
+def standing(directory: Path, peer: str | None, own: str) -> Standing | None:
+    """What the marker of `peer` in `directory` says of the incarnation `own`; None when there is none."""
+    sign = None if peer is None else read_sign(directory, peer)
+    return None if peer is None or sign is None else Standing(peer, sign.seen.get(own, 0))
 
 
 class Marker:
@@ -57,7 +80,7 @@ class Marker:
         self.path = directory / (_PREFIX + incarnation)
         self._lock = threading.Lock()
         self._beat = 0
-        self._seen: list[str] = []
+        self._seen: dict[str, int] = {}
         self._fd = self._create()
 
     def _create(self) -> int:
@@ -80,7 +103,7 @@ class Marker:
             self._fd = fd
 
     def _write(self, fd: int) -> None:
-        text = " ".join([str(self._beat), *self._seen])
+        text = " ".join([str(self._beat), *(f"{i}/{count}" if count else i for i, count in self._seen.items())])
         os.pwrite(fd, text.ljust(_BYTES).encode(), 0)
         os.fdatasync(fd)  # or the other hosts of an NFS directory would not see it
 
@@ -94,8 +117,17 @@ class Marker:
         """Tell `incarnation` that it was seen."""
         with self._lock:
             if incarnation not in self._seen:
-                self._seen = [incarnation, *self._seen][:_MAX_SEEN]
-                self._write(self._fd)
+                self._see(incarnation, 0)
+
+    def give_up(self, incarnation: str) -> None:
+        """Tell `incarnation` that it was taken for dead, should it be alive."""
+        with self._lock:
+            self._see(incarnation, min(self._seen.get(incarnation, 0) + 1, _MAX_COUNT))
+
+    def _see(self, incarnation: str, count: int) -> None:
+        seen = {incarnation: count, **{i: n for i, n in self._seen.items() if i != incarnation}}
+        self._seen = dict(list(seen.items())[:_MAX_SEEN])
+        self._write(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -17,6 +17,7 @@ import msgpack
 
 from zcell import codec
 from zcell.errors import CodecError, ProtocolError
+from zcell.pipe.marker import Standing
 from zcell.pipe.message import Message
 
 _PREFIX = struct.Struct("<4sI")
@@ -32,6 +33,8 @@ class EncodedMessage:
     head: bytes
     body: bytes
     buffers: Sequence[codec.Buffer]
+    standing: Standing | None = None
+    """The sender's, when it began."""
 
     def slices(self) -> Iterator[memoryview]:
         """The file's content in pieces of at most 8 MiB."""
@@ -69,6 +72,16 @@ def put(encoded: EncodedMessage, directory: Path, stem: str, is_given_up: Callab
         os.close(fd)
         hidden.unlink(missing_ok=True)
     return True
+
+
+def take(path: Path) -> Message:
+    """The message in file `path`, which is removed. Raises `OSError`, and what `read` raises."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        path.unlink()  # the open file stays readable; should this process die now, nothing is left
+        return read(fd)
+    finally:
+        os.close(fd)
 
 
 def read(fd: int) -> Message:

@@ -76,6 +76,10 @@ class Pipe(ABC):
         """Whether a message whose `send` returned False may be sent again."""
         return True
 
+    def is_in_vain(self, msg: Message) -> bool:
+        """Whether sending `msg` again cannot help: the peer would take it, and drop it as what comes too late."""
+        return False
+
     def release_send_cache(self, msg: Message) -> None:
         """Free the encoded form of `msg`; called when it will not be sent again."""
         msg.encoded = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +48,7 @@ class SharedFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path | None = Path(path)
         self.name = self.path.name
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} is not a regular file")
-        self.size = self.path.stat().st_size
+        self.size = _size_of(self.path)
         self._target: RefTarget | None = None
         self._content: codec.Buffer = b""
         self._fetcher: Cell | None = None
@@ -140,6 +139,18 @@ def files_fetched_by(cell: Cell) -> Iterator[None]:
         yield
     finally:
         _cell.reset(token)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{path} is a directory: a SharedFile is one file; send its files, or an archive of them")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    return found.st_size
 
 
 def _mapped(path: Path) -> codec.Buffer:
