@@ -22,7 +22,7 @@ from zcell.pipe.message import Message, new_id
 _log = logging.getLogger("zcell.agent.metrics")
 TOPIC = "metric"
 _BATCH_RECORDS, _BATCH_BYTES = 512, 1 << 20
-_SPACING = 0.005
+_SPACING = 0.02
 """Seconds from one batch to the next, unless a batch is full: what one record waits for company at most."""
 _MAX_WAITING_BYTES = 16 << 20
 _RECORD_COST = 100  # what a small record costs beside its bytes
