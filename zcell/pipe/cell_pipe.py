@@ -195,27 +195,24 @@ class CellPipe(Pipe):
 
     def _send_until(self, msg: Message, timeout: float | None, ended: Abort) -> bool:
         encoded: cell_message.EncodedMessage = msg.encoded
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self.last_error = ""
         while True:
-            left = _ATTEMPT_TIMEOUT if deadline is None else min(_ATTEMPT_TIMEOUT, deadline - time.monotonic())
             is_unheard = self._peer_session is None
-            reply = self._request(msg, encoded, max(left, 0.001), ended)
+            reply = self._request(msg, encoded, max(min(_ATTEMPT_TIMEOUT, deadline - time.monotonic()), 0.001), ended)
             if reply.rc is ReturnCode.OK:
                 encoded.taken = True
                 self.last_error = ""
                 return True
             is_closed = reply.rc is ReturnCode.INVALID_REQUEST  # no handler: the peer's cell is there, its pipe is not
-            may_open = is_closed and is_unheard and msg.topic not in Topic.STATUS
             if is_closed:
                 self.last_error = f"the other end of the pipe, {self.peer_fqcn}, is not open"
-            else:
+            elif reply.rc is not ReturnCode.TIMEOUT or not self.last_error:  # what was said says more than that time ran out
                 self.last_error = f"{reply.rc.value} from {self.peer_fqcn}: {reply.error}"
-            if may_open and ended.wait(
-                _LOOK_AGAIN if deadline is None else max(0.0, min(_LOOK_AGAIN, deadline - time.monotonic()))
-            ):
+            may_open = is_closed and is_unheard and msg.topic not in Topic.STATUS
+            if may_open and ended.wait(max(0.0, min(_LOOK_AGAIN, deadline - time.monotonic()))):
                 self.last_error = ended.reason
-            expired = deadline is not None and time.monotonic() >= deadline
-            if not (may_open or reply.rc is ReturnCode.TIMEOUT) or expired or ended.triggered:
+            if not (may_open or reply.rc is ReturnCode.TIMEOUT) or time.monotonic() >= deadline or ended.triggered:
                 self._check()
                 return False
 
