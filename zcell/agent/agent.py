@@ -311,8 +311,9 @@ class Agent:
     def submit_result(self, result: Any, rc: ReturnCode | str = ReturnCode.OK, error: str = "") -> bool:
         """Send the result of the current task; True when the other side has all of it, objects sent by reference included.
 
-        Once per task, whether or not it succeeds. Without a current task it is logged, and False. Raises `CallStateError`
-        without a task pipe, `ValueError` for an unknown `rc`.
+        Once per task, whether or not it succeeds. Without a current task it is logged, and False. The parent is told of a
+        result that it cannot get; where even that is impossible for `submit_result_timeout`, this side leaves the conversation.
+        Raises `CallStateError` without a task pipe, `ValueError` for an unknown `rc`.
         """
         if self._handler is None:
             raise CallStateError("this agent has no task pipe")
@@ -366,14 +367,18 @@ class Agent:
 
     def _say_why_not(self, task: Task, msg_id: str, why: str) -> None:
         """What is too large for the room there is may leave enough for a word: the parent waits for one."""
-        if not self._closing.triggered:
-            payload = result_payload(ReturnCode.COMM_ERROR, None, f"the result could not be handed over: {why}", is_own=True)
-            timeout = min(_LAST_WORD_TIMEOUT, self._options.submit_result_timeout)
-            self._send_answer(Message.new_reply(task.task_name, payload, req_msg_id=msg_id), msg_id, timeout)
+        payload = result_payload(ReturnCode.COMM_ERROR, None, f"the result could not be handed over: {why}", is_own=True)
+        self._answer(task.task_name, msg_id, payload)
 
     def _answer(self, topic: str, msg_id: str, payload: dict[str, Any]) -> None:
-        timeout = self._options.submit_result_timeout
-        self._send_answer(Message.new_reply(topic, payload, req_msg_id=msg_id), msg_id, timeout)
+        """Send a small answer. When even that is impossible this side leaves, which ends the parent's wait for an answer."""
+        assert self._handler is not None
+        message = Message.new_reply(topic, payload, req_msg_id=msg_id)
+        timeout = max(_LAST_WORD_TIMEOUT, self._options.submit_result_timeout)
+        if not self._send_answer(message, msg_id, timeout) and not self._closing.triggered:
+            why = AgentPeerGone(f"the parent could not be given any answer to task {topic!r}: {self._handler.pipe.last_error}")
+            _log.error("%s", why)
+            self._end_tasks(why, why)
 
     def _send_answer(self, message: Message, msg_id: str, timeout: float) -> bool:
         assert self._handler is not None
