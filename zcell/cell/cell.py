@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import os
@@ -21,9 +20,7 @@ from zcell._native.handover import Sleeper
 from zcell.abort import Abort
 from zcell.cell.builtin import register_builtin
 from zcell.cell.calls import PendingCalls
-from zcell.cell.context import SharedContext
 from zcell.cell.dispatch import Dispatcher
-from zcell.cell.endpoints import check_endpoint, is_local, require_local
 from zcell.cell.events import LinkEvent
 from zcell.cell.failures import FailureLog
 from zcell.cell.filters import FilterChains, FilterFn
@@ -32,6 +29,7 @@ from zcell.cell.handlers import HandlerFn, HandlerTable
 from zcell.cell.loop import IoLoop, Timer
 from zcell.cell.outbox import Outbox, Outgoing
 from zcell.cell.payloads import Payloads
+from zcell.cell.place import Inside, Place
 from zcell.cell.pool import WorkerPool
 from zcell.cell.statistics import CellStatistics, Counters
 from zcell.cell.switch import Switch
@@ -43,7 +41,6 @@ from zcell.message import Reply, ReturnCode
 from zcell.protocol.envelope import Envelope, Kind
 from zcell.protocol.link import LinkIdentity
 from zcell.security.proof import SharedSecretProof
-from zcell.security.secret import read_secret, user_secret
 
 log = logging.getLogger("zcell.cell")
 security_log = logging.getLogger("zcell.security")
@@ -85,29 +82,13 @@ class Cell:
         self._state = "new"
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits: expected Limits, not {type(limits).__name__}")
-        if not isinstance(listen, str | Sequence):
-            raise TypeError(f"listen: expected endpoints, not {type(listen).__name__}")
         if kit is not None:
             raise ValueError("kit: this version has no kits; use a link secret on loopback or ipc:// endpoints")
         self.limits = limits or Limits()
-        self._listen = [check_endpoint(u, "listen") for u in ([listen] if isinstance(listen, str) else listen)]
-        for url in self._listen:
-            require_local(url, "listen", insecure)
-        parent_name = FQCN.tree_parent(fqcn)
-        self._join: Callable[[], SharedContext] = functools.partial(SharedContext, context)
-        if isinstance(parent, Cell):
-            secret = parent.link_secret if secret is None else secret
-            parent, self._join = parent._inner_place(fqcn, context)
-        if parent is not None:
-            require_local(check_endpoint(parent, "parent"), "parent", insecure)
-            if not parent_name:
-                raise ValueError(f"parent: {fqcn!r} is the root of the tree and has no parent")
-        self._parent_url, self._parent_name = parent, parent_name
-        self._open_to_others = insecure and any(not is_local(u) for u in [*self._listen, *([parent] if parent else [])])
-        self._secret = _secret_bytes(secret) if listen or parent or secret is not None else b"\0" * 32
+        inside = parent._inside(fqcn) if isinstance(parent, Cell) else parent
+        self._place = Place.of(fqcn, listen, inside, secret, insecure, context)
         self.instance = secrets.token_hex(16)
         self.codec = codecs.Codec(codecs.default)
-        self._retries_bind = context is not None
         self._pid = os.getpid()
         self._state_lock = threading.Lock()
         self._stopped = threading.Event()
@@ -143,19 +124,20 @@ class Cell:
             if self._state != "new":
                 raise CellClosedError(f"cell {self.fqcn!r} was stopped; make a new Cell for a new life")
             self._state = "starting"
-        if self._open_to_others:
-            urls = ", ".join(u for u in [*self._listen, self._parent_url] if u and not is_local(u))
-            security_log.warning("cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, urls)
+        if urls := self._place.open_to_others:
+            security_log.warning(
+                "cell %s: %s is open to other machines without kits (insecure=True)", self.fqcn, ", ".join(urls)
+            )
         try:
-            self._context = self._join()
+            self._context = self._place.join()
         except CellClosedError:
             self._state = "stopped"
             raise
         self._build()
         try:
-            if self._listen:
+            if self._place.listen:
                 self._gate = Gate(self._switch, self._identity, self._proof, self._context.zmq)
-                bound = self._gate.bind([*self._listen, self._inner_url], 1.0 if self._retries_bind else 0.0)
+                bound = self._gate.bind([*self._place.listen, self._inner_url], 1.0 if self._place.is_given_context else 0.0)
                 self._endpoints = tuple(bound[:-1])
         except BaseException:
             self._state = "stopped"
@@ -164,10 +146,9 @@ class Cell:
             raise
         if self._gate is not None:
             self._io.post(self._gate.open)
-        if self._parent_url is not None:
-            self._uplink = Uplink(
-                self._switch, self._identity, self._proof, self._context.zmq, self._parent_url, self._parent_name
-            )
+        if self._place.parent_url is not None:
+            links = (self._switch, self._identity, self._proof, self._context.zmq)
+            self._uplink = Uplink(*links, self._place.parent_url, self._place.parent_name)
             self._io.post(self._uplink.open)
         self._io.post(self._beat)
         self._state = "running"
@@ -177,7 +158,7 @@ class Cell:
     def _build(self) -> None:
         limits = self.limits
         self._identity = LinkIdentity(self.fqcn, bytes.fromhex(self.instance), limits.link_work_bytes)
-        self._proof = SharedSecretProof(self._secret)
+        self._proof = SharedSecretProof(self._place.secret)
         self._io = IoLoop(self.fqcn)
         self._switch = Switch(self.fqcn, self._io, limits, self._counters, self._calls)
         self._pool = WorkerPool(self.fqcn, limits.handler_threads, loop=self._io)
@@ -274,20 +255,18 @@ class Cell:
     def _inner_url(self) -> str:
         return f"inproc://zcell-{self.instance}"
 
-    def _inner_place(self, child: str, context: zmq.Context[Any] | None) -> tuple[str, Callable[[], SharedContext]]:
-        """Where a child of this process connects to, and how it comes to the context that this takes. Raises `ValueError`."""
+    def _inside(self, child: str) -> Inside:
+        """How a child of this process is linked here. Raises `ValueError`."""
         if FQCN.tree_parent(child) != self.fqcn:
             raise ValueError(f"parent: {child!r} is not a child of {self.fqcn!r}")
-        if context is not None:
-            raise ValueError("context: a cell whose parent is a cell of this process shares its context")
         if not self._endpoints or self._state != "running":
             raise ValueError(f"parent: {self.fqcn} does not listen, or is not started, so no cell can connect below it")
-        return self._inner_url, self._context.join
+        return Inside(self._inner_url, self._place.secret, self._context.join)
 
     @property
     def link_secret(self) -> bytes:
         """What both ends of a link prove that they know; for handing to a launched job, never to a log."""
-        return self._secret
+        return self._place.secret
 
     @property
     def is_ready(self) -> bool:
@@ -581,18 +560,6 @@ class Cell:
     def submit_transfer(self, fn: Callable[..., T], *args: Any) -> Future[T]:
         """Run `fn` on the transfer pool (disk, hashing): never wait in it for another task of that pool."""
         return self._transfer_pool.submit(fn, *args)
-
-
-def _secret_bytes(secret: bytes | str | Path | None) -> bytes:
-    if secret is None:
-        return user_secret()
-    if isinstance(secret, str | Path):
-        return read_secret(Path(secret))
-    if not isinstance(secret, bytes):
-        raise TypeError(f"secret is bytes or the path of a file, not {type(secret).__name__}")
-    if len(secret) < 16:
-        raise ValueError(f"secret: a link secret has at least 16 bytes, got {len(secret)}")
-    return secret
 
 
 def _bound(callback: Callable[[LinkEvent], None], event: LinkEvent) -> Callable[[], None]:
