@@ -344,9 +344,9 @@ def test_a_container_that_does_not_come_to_run_is_removed(
     assert isinstance(start.launcher, DockerLauncher)
     inspect = start.launcher.engine.inspect
 
-    def still_made(container: str) -> dict[str, Any]:
+    def still_made(container: str, *timeout: float) -> dict[str, Any]:
         """An engine that takes too long cannot be had at will, so its answer is changed."""
-        return inspect(container) | {"State": {"Status": "created"}}
+        return inspect(container, *timeout) | {"State": {"Status": "created"}}
 
     monkeypatch.setattr(start.launcher.engine, "inspect", still_made)
     began = time.monotonic()
