@@ -53,6 +53,29 @@ def test_what_the_peer_takes_after_it_gave_this_end_up_is_not_delivered(
         handler.stop()
 
 
+def test_a_reply_to_what_the_peer_asked_before_it_gave_this_end_up_is_not_delivered(tmp_path: Path) -> None:
+    """As when a job freezes while it computes: nobody waits for its result."""
+    with FilePipe(Mode.PASSIVE, tmp_path / "pipe") as passive, FilePipe(Mode.ACTIVE, tmp_path / "pipe") as active:
+        passive.open("task")
+        active.open("task")
+        handler = PipeHandler(active, heartbeat_interval=0.1, heartbeat_timeout=0, resend_interval=0.1, max_resends=None)
+        handler.start()
+        for is_late in (True, False):
+            request = Message.new_request("t", is_late)
+            assert passive.send(request, 10.0)
+            got = handler.get_next(10.0)
+            assert got is not None
+            assert got.msg_id == request.msg_id
+            if is_late:
+                passive.peer_is_gone()
+                passive.clear()
+            reply = Message.new_reply("t", "result", req_msg_id=got.msg_id)
+            assert handler.send_to_peer(reply, 60.0) is not is_late
+            assert active.is_in_vain(reply) is is_late
+            assert _next(passive).data == "result"
+        handler.stop()
+
+
 def test_an_end_that_was_given_up_twice_is_told_so_within_one_block(tmp_path: Path) -> None:
     with FilePipe(Mode.PASSIVE, tmp_path / "pipe") as passive, FilePipe(Mode.ACTIVE, tmp_path / "pipe") as active:
         passive.open("task")

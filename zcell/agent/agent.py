@@ -359,7 +359,8 @@ class Agent:
             why = self._handler.pipe.last_error if self._handler is not None else ""
             wait.abandon(f"the result was not taken: {why}")
             _log.error("the result of task %s was not taken: %s", task.task_id, why)
-            self._say_why_not(task, msg_id, why)
+            if self._handler is not None and not self._handler.pipe.is_in_vain(message):
+                self._say_why_not(task, msg_id, why)
         decision = wait.wait(self._closing)
         if decision.verdict is Verdict.FAILED or decision.warning:
             _log.warning("the result of task %s: %s", task.task_id, decision.reason)
@@ -375,7 +376,8 @@ class Agent:
         assert self._handler is not None
         message = Message.new_reply(topic, payload, req_msg_id=msg_id)
         timeout = max(_LAST_WORD_TIMEOUT, self._options.submit_result_timeout)
-        if not self._send_answer(message, msg_id, timeout) and not self._closing.triggered:
+        taken = self._send_answer(message, msg_id, timeout)
+        if not taken and not self._closing.triggered and not self._handler.pipe.is_in_vain(message):
             why = AgentPeerGone(f"the parent could not be given any answer to task {topic!r}: {self._handler.pipe.last_error}")
             _log.error("%s", why)
             self._end_tasks(why, why)

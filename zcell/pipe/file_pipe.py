@@ -21,11 +21,12 @@ from zcell.pipe import message_file
 from zcell.pipe.arguments import abort_or_none, seconds_or_none
 from zcell.pipe.arguments import channel as checked_channel
 from zcell.pipe.box import make_again, make_directories, names, names_left, remove_all, remove_own, remove_stale, won
-from zcell.pipe.marker import Marker, incarnation_of, read_sign, standing
+from zcell.pipe.marker import Marker, incarnation_of, read_sign
 from zcell.pipe.message import Message, Topic
 from zcell.pipe.pipe import Mode, Pipe
 from zcell.pipe.process import OwnProcess
 from zcell.pipe.seen import SeenIds
+from zcell.pipe.standing import Standings
 from zcell.pipe.watch import DirectoryWatch
 
 _log = logging.getLogger("zcell.pipe.file")
@@ -87,6 +88,7 @@ class FilePipe(Pipe):
                 raise ValueError(f"the pipe in {self._root} is open already")
             self._channel = self._root / name
             self._inbox, self._outbox = self._box(self.mode), self._box(self.mode.other)
+            self._standings = Standings(self._inbox, self._incarnation)
             self._root.parent.mkdir(parents=True, exist_ok=True)
             make_directories(self._root, self._channel, self._inbox, self._outbox)
             self._marker = Marker(self._outbox, self._incarnation)
@@ -266,7 +268,7 @@ class FilePipe(Pipe):
     def _send(self, msg: Message, timeout: float | None, abort: Abort | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
         if msg.encoded is None:
-            before = standing(self._inbox, self._peer, self._incarnation)
+            before = self._standings.now(self._peer)
             msg.encoded = message_file.encode(msg)
             msg.encoded.standing = before
         try:
@@ -285,11 +287,8 @@ class FilePipe(Pipe):
         return True
 
     def is_in_vain(self, msg: Message) -> bool:
-        encoded = msg.encoded
-        if not isinstance(encoded, message_file.EncodedMessage) or encoded.standing is None:
-            return False
-        now = standing(self._inbox, self._peer, self._incarnation)
-        return now is not None and now.peer == encoded.standing.peer and now != encoded.standing
+        begun = msg.encoded.standing if isinstance(msg.encoded, message_file.EncodedMessage) else None
+        return self._standings.is_late(msg, self._peer, begun)
 
     def _check_process(self) -> None:
         if self._process.is_elsewhere:
@@ -413,6 +412,7 @@ class FilePipe(Pipe):
             return None
         if len(self._ready) >= _MAX_TAKEN - 1 and self._watch is not None:
             self._watch.wake()
+        self._standings.received(message, self._peer)
         return message if self._seen.add(message.msg_id) else None
 
     def clear(self) -> None:

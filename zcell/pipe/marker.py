@@ -59,20 +59,6 @@ def read_sign(directory: Path, incarnation: str) -> Sign | None:
     return Sign(int(words[0]), seen)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What this end is to its `peer`: how often that has taken it for dead while it was not."""
-
-    peer: str
-    times_given_up: int
-
-
-def standing(directory: Path, peer: str | None, own: str) -> Standing | None:
-    """What the marker of `peer` in `directory` says of the incarnation `own`; None when there is none."""
-    sign = None if peer is None else read_sign(directory, peer)
-    return None if peer is None or sign is None else Standing(peer, sign.seen.get(own, 0))
-
-
 class Marker:
     """The marker of this end. Raises `OSError` when it cannot be written."""
 

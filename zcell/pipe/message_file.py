@@ -17,8 +17,8 @@ import msgpack
 
 from zcell import codec
 from zcell.errors import CodecError, ProtocolError
-from zcell.pipe.marker import Standing
 from zcell.pipe.message import Message
+from zcell.pipe.standing import Standing
 
 _PREFIX = struct.Struct("<4sI")
 _MAGIC = b"ZPM1"
