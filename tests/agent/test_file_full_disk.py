@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.disk import fill
 from zcell.agent import Agent, AgentPeerGone, Cause, TaskExchange
 from zcell.message import ReturnCode
 from zcell.pipe import FilePipe, Mode
 
 QUICK: dict[str, Any] = {"heartbeat_interval": 0.1, "heartbeat_timeout": 1.0, "resend_interval": 0.2}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
-
-
-def _fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return
 
 
 def test_a_result_that_is_too_large_for_the_disk_is_answered_with_the_reason(small_disk: Path) -> None:
@@ -68,7 +44,7 @@ def test_a_job_that_cannot_say_a_word_leaves_so_that_nobody_waits_for_it(
         with Agent(FilePipe(Mode.ACTIVE, root), submit_result_timeout=0.5, launch_once=True, **QUICK) as agent:
             running = pool.submit(exchange.run, "t")
             assert agent.get_task(10)
-            _fill(small_disk / "filler")
+            fill(small_disk / "filler")
             assert agent.submit_result("no room") is False
             with pytest.raises(AgentPeerGone, match=r"could not be given any answer to task 't'.*No space left on device"):
                 agent.get_task(10)

@@ -225,7 +225,8 @@ def test_credentials_may_come_by_a_shared_directory(
         "true"
     )
     assert broken.wait(LIMIT) is JobReturnCode.EXECUTION_ERROR
-    assert broken.exit_code == 77
+    assert (broken.exit_code, broken.failure) == (None, "start"), "no command of the job has run"
+    assert "77" in broken.reason
     assert broken.logs() == "it broke\n"
     assert list(shared.iterdir()) == []
 

@@ -8,7 +8,6 @@ import resource
 import secrets
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.disk import fill
 from tests.eventually import eventually
 from tests.pipe.ends import EndProcess
 from zcell.pipe import FilePipe, Message, Mode, PipeHandler, Topic
@@ -287,29 +287,6 @@ def test_a_file_too_large_for_its_limit_fails_the_send_with_the_reason(root: Pat
         assert _next(passive).data == "fits"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
-
-
-def _fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return
-
-
 def test_a_full_disk_fails_the_send_with_the_reason_and_silences_nobody(small_disk: Path) -> None:
     with FilePipe(Mode.PASSIVE, small_disk / "p") as passive, FilePipe(Mode.ACTIVE, small_disk / "p") as active:
         passive.open("task")
@@ -319,7 +296,7 @@ def test_a_full_disk_fails_the_send_with_the_reason_and_silences_nobody(small_di
         one.start()
         two.start()
         filler = small_disk / "filler"
-        _fill(filler)
+        fill(filler)
         assert not one.send_to_peer(Message.new_request("t", b"x" * 100_000), 3.0)
         assert "No space" in active.last_error
         assert two.get_next(1.5) is None
