@@ -14,7 +14,7 @@ import pytest
 
 from bench import load
 from bench.child import Child
-from bench.figure import at_least, at_most
+from bench.figure import at_least, at_most, ratio_at_most
 from bench.measure import MIB, Bench, mib_per_second
 from bench.pipe_job import LAYER_BYTES
 from zcell import Cell
@@ -24,6 +24,8 @@ from zcell.pipe import CellPipe, FilePipe, Mode, Pipe
 KINDS = ("CellPipe", "FilePipe", "FilePipe, kernel not asked")
 TARGET_MS = {"CellPipe": 2.0, "FilePipe": 20.0, "FilePipe, kernel not asked": 20.0}
 RATE = 5000
+MUCH_LONGER = 1.2
+"""Times the time of a task without metrics: what is less than the noise of the machine is no delay."""
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def test_tasks_beside_metrics(bench: Bench, place: Path, kind: str) -> None:
         "ms",
         ours,
         reference=("the same without metrics", theirs),
-        targets=[at_most(TARGET_MS[kind])],
+        targets=[at_most(TARGET_MS[kind]), ratio_at_most(MUCH_LONGER)],
     )
     bench.add(f"metrics received, {kind}", "records/s", rates, targets=[at_least(RATE * 0.95)])
 
