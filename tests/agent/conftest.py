@@ -16,6 +16,8 @@ from zcell.agent import Agent, TaskExchange
 from zcell.pipe import Mode
 
 __all__ = ["pairs"]
+KINDS_FOR_PROCESSES = ("file", "file-portable", "cell-tcp")
+"""Where processes are killed, stopped and forked: such tests wait for seconds, and what a cell's link is made of changes nothing for them."""
 T = TypeVar("T")
 
 

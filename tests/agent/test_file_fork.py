@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from tests.agent.conftest import Place
+import pytest
+
+from tests.agent.conftest import KINDS_FOR_PROCESSES, Place
 from tests.agent.job import Job
 from tests.agent.parent import Parent
 from zcell.pipe import Mode
+
+pytestmark = pytest.mark.parametrize("pairs", KINDS_FOR_PROCESSES, indirect=True)
 
 
 def test_a_forked_child_of_the_job_that_exits_leaves_the_conversation_alone(place: Place) -> None:

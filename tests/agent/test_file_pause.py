@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.agent.conftest import Place
+from tests.agent.conftest import KINDS_FOR_PROCESSES, Place
 from tests.agent.job import Job
 from tests.agent.parent import Parent
 from zcell.pipe import Mode
+
+pytestmark = pytest.mark.parametrize("pairs", KINDS_FOR_PROCESSES, indirect=True)
 
 
 @contextmanager

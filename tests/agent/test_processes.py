@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.agent.conftest import Place
+from tests.agent.conftest import KINDS_FOR_PROCESSES, Place
 from tests.agent.job import Job
 from tests.agent.parent import Parent
 from tests.eventually import eventually
@@ -17,6 +17,7 @@ from tests.pipe.pairs import FilePairs
 from zcell.agent import Cause, TaskExchange
 from zcell.pipe import Mode, PeerState
 
+pytestmark = pytest.mark.parametrize("pairs", KINDS_FOR_PROCESSES, indirect=True)
 QUICK: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.5}
 
 
