@@ -17,7 +17,7 @@ from zcell.pipe import Mode
 
 __all__ = ["pairs"]
 KINDS_FOR_PROCESSES = ("file", "file-portable", "cell-tcp")
-"""Where processes are killed, stopped and forked: such tests wait for seconds, and what a cell's link is made of changes nothing for them."""
+"""Where processes are killed, stopped and forked: such tests wait for seconds, and what a link is made of changes nothing there."""
 T = TypeVar("T")
 
 
