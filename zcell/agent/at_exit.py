@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable
+
+from zcell.pipe.process import OwnProcess
 
 _log = logging.getLogger("zcell.agent")
 
@@ -31,10 +32,10 @@ def call_when_all_threads_have_ended(method: Callable[[], None]) -> None:
 
 def _call_of(method: Callable[[], None]) -> Callable[[], None]:
     reference = weakref.WeakMethod(method)
-    process = os.getpid()
+    process = OwnProcess()
 
     def call() -> None:
-        found = reference() if os.getpid() == process else None
+        found = None if process.is_elsewhere else reference()
         if found is None:
             return
         try:

@@ -11,8 +11,8 @@ from zcell.cli.exits import BY_FAILURE, DONE, USAGE, CommandError
 from zcell.cli.interrupt import Interrupts
 from zcell.cli.run import OWNER
 from zcell.cli.screen import Screen
-from zcell.errors import EngineUnreachableError, LaunchError
-from zcell.launch.checkup import Check, page_of
+from zcell.errors import LaunchError
+from zcell.launch.checkup import Check, failure_of, page_of
 from zcell.launch.selection import load_launcher
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _tried(choice: LauncherChoice, launcher: Launcher, report: Report, limit: fl
     try:
         endpoints = choice.endpoints(launcher)
     except (LaunchError, CommandError) as error:
-        failure = "link" if isinstance(error, EngineUnreachableError) else "usage"
-        report.add(Check("address", str(error), failure, "see docs/howto-networks.md"))
+        report.add(Check("address", str(error), failure_of(error), "see docs/howto-networks.md"))
         return
     with Cell(OWNER, listen=endpoints, insecure=choice.insecure, secret=new_secret()) as cell:
         report.add(Check("address", f"listening on {', '.join(cell.endpoints)}"))

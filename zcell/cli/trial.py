@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zcell.abort import Abort
-from zcell.errors import EngineUnreachableError, LaunchError
-from zcell.launch.checkup import Check, page_of
+from zcell.errors import LaunchError
+from zcell.launch.checkup import Check, failure_of, page_of
 from zcell.launch.handle import JobHandle
 from zcell.launch.launcher import Launcher
 from zcell.launch.spec import JobReturnCode, JobSpec, JobState
@@ -79,8 +79,7 @@ class Trial:
                 if self._abort.wait(0):
                     return
             except LaunchError as error:
-                failure = "link" if isinstance(error, EngineUnreachableError) else "usage"
-                yield Check(STARTS, str(error), failure, f"change what it names; see {self._page}")
+                yield Check(STARTS, str(error), failure_of(error), f"change what it names; see {self._page}")
                 return
 
     def _job(self, what: str, place: Path) -> _Running:

@@ -162,14 +162,18 @@ class _Complete:
         return
 
 
-class BytesSource(_Complete):
-    """A buffer in memory, which must not change while it is offered. It is let go of with the last transfer after `release`."""
+class PiecesSource(_Complete):
+    """Buffers in memory as if they were one: each begins at the next multiple of `PIECE_ALIGNMENT`, with zeros between them.
 
-    def __init__(self, data: bytes | bytearray | memoryview, chunk_bytes: int, name: str = "") -> None:
-        self._data: memoryview | None = memoryview(data).cast("B")
+    They must not change while they are offered, and are let go of with the last transfer after `release`.
+    """
+
+    def __init__(self, pieces: Sequence[memoryview], chunk_bytes: int, name: str = "") -> None:
+        self._pieces = [piece.cast("B") for piece in pieces]
+        self._offsets, size = piece_offsets([piece.nbytes for piece in self._pieces])
         self._users = 0
         self._is_released = False
-        super().__init__(name or "bytes", len(self._data), chunk_bytes)
+        super().__init__(name or "bytes", size, chunk_bytes)
 
     def open(self) -> None:
         with self._lock:
@@ -187,13 +191,24 @@ class BytesSource(_Complete):
 
     def _let_go(self) -> None:
         if self._is_released and self._users == 0:
-            self._data = None
+            self._pieces = []
 
     def _bytes(self, offset: int, length: int) -> memoryview:
-        data = self._data
-        if data is None:
+        """A part of it: uncopied where it lies within one piece."""
+        pieces = self._pieces
+        if not pieces and self._offsets:
             raise SourceError(f"{self.name}: the transaction has ended")
-        return data[offset : offset + length]
+        number = max(0, bisect_right(self._offsets, offset) - 1)
+        if pieces and offset + length <= self._offsets[number] + pieces[number].nbytes:
+            return pieces[number][offset - self._offsets[number] :][:length]
+        found = bytearray(length)
+        for start, piece in zip(self._offsets[number:], pieces[number:], strict=True):
+            if start >= offset + length:
+                break
+            part = piece[max(0, offset - start) : offset + length - start]
+            at = max(0, start - offset)
+            found[at : at + len(part)] = part
+        return memoryview(found)
 
     def load(self, index: int, *, tree: bool) -> Frame | None:
         offset, length = self._span(index)
@@ -209,32 +224,11 @@ class BytesSource(_Complete):
         return chunk_root(self._bytes(offset, length))
 
 
-class PiecesSource(BytesSource):
-    """Buffers in memory as if they were one, uncopied: each begins at the next multiple of `PIECE_ALIGNMENT`, zeros between them."""
+class BytesSource(PiecesSource):
+    """One buffer in memory, uncopied."""
 
-    def __init__(self, pieces: Sequence[memoryview], chunk_bytes: int, name: str = "") -> None:
-        self._pieces: list[memoryview] = [piece.cast("B") for piece in pieces]
-        self._offsets, size = piece_offsets([piece.nbytes for piece in self._pieces])
-        super().__init__(b"", chunk_bytes, name or "pieces")
-        self._size = size
-
-    def _let_go(self) -> None:
-        super()._let_go()
-        if self._data is None:
-            self._pieces = []
-
-    def _bytes(self, offset: int, length: int) -> memoryview:
-        pieces = self._pieces
-        super()._bytes(0, 0)
-        found = bytearray(length)
-        number = max(0, bisect_right(self._offsets, offset) - 1)
-        for start, piece in zip(self._offsets[number:], pieces[number:], strict=True):
-            if start >= offset + length:
-                break
-            part = piece[max(0, offset - start) : offset + length - start]
-            at = max(0, start - offset)
-            found[at : at + len(part)] = part
-        return memoryview(found)
+    def __init__(self, data: bytes | bytearray | memoryview, chunk_bytes: int, name: str = "") -> None:
+        super().__init__([memoryview(data)], chunk_bytes, name)
 
 
 def piece_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zcell.errors import EngineUnreachableError
+
 
 @dataclass(frozen=True)
 class Check:
@@ -13,7 +15,7 @@ class Check:
     text: str
     """What was found."""
     failure: str = ""
-    """Empty when it is as it should be; else ``usage``, ``link``, ``transfer`` or ``verification``."""
+    """Empty when it is as it should be; else ``usage``, ``start``, ``link``, ``transfer`` or ``verification``."""
     advice: str = ""
     """What to do; there may be some without a failure too."""
 
@@ -24,6 +26,11 @@ class Check:
     @property
     def ok(self) -> bool:
         return not self.failure
+
+
+def failure_of(error: Exception) -> str:
+    """The `Check.failure` that tells of `error`, with which a launch ended before it began."""
+    return "link" if isinstance(error, EngineUnreachableError) else "usage"
 
 
 def page_of(launcher: str) -> str:
