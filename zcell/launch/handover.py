@@ -55,9 +55,8 @@ def _register_workspace(spec: JobSpec, parent: Cell, on_progress: ProgressCallba
     excludes = [*DEFAULT_EXCLUDES, *spec.excludes]
     if spec.job_directory is not None:  # what never travels from a workspace does not from a directory used as one either
         excludes += [f"{spec.job_id}/{STARTUP}", *(f"{spec.job_id}/{pattern}" for pattern in DEFAULT_EXCLUDES)]
-    manager = WorkspaceManager.of(parent)
     try:
-        token = manager.add_job(
+        return WorkspaceManager.of(parent).add_job(
             spec.job_id,
             spec.workspace,
             job_directory=spec.job_directory,
@@ -68,12 +67,16 @@ def _register_workspace(spec: JobSpec, parent: Cell, on_progress: ProgressCallba
         )
     except (ValueError, OSError) as error:
         raise LaunchError(f"job {spec.job_id}: its workspace cannot be offered: {error}") from error
+
+
+def check_files(spec: JobSpec, parent: Cell) -> None:
+    """Raise `LaunchError` when the job's workspace, which is registered, could not travel as it is now."""
+    if spec.workspace is None and spec.job_directory is None:
+        return
     try:
-        manager.check_job(spec.job_id)
+        WorkspaceManager.of(parent).check_job(spec.job_id)
     except (BundleError, OSError) as error:
-        manager.remove_job(spec.job_id)
         raise LaunchError(f"job {spec.job_id}: its workspace cannot travel: {error}") from error
-    return token
 
 
 def take_back(spec: JobSpec, parent: Cell) -> None:

@@ -80,6 +80,7 @@ class Launcher(ABC):
         self.check(spec)
         hand_over = self._hand_over(spec, parent, on_progress)
         try:
+            self._check_files(spec, parent)
             handle = self._start(spec, hand_over, on_output)
         except BaseException:
             self._take_back(spec, parent)
@@ -138,6 +139,13 @@ class Launcher(ABC):
         from zcell.launch.handover import hand_over
 
         return hand_over(spec, parent, on_progress, ships=self._ships(spec))
+
+    def _check_files(self, spec: JobSpec, parent: Cell) -> None:
+        """Once, before the job is started: one that begins again asks for them in its own time."""
+        from zcell.launch.handover import check_files
+
+        if self._ships(spec):
+            check_files(spec, parent)
 
     def _take_back(self, spec: JobSpec, parent: Cell) -> None:
         from zcell.launch.handover import take_back

@@ -131,6 +131,7 @@ class SlurmLauncher(RemoteLauncher):
             for spec in specs:
                 hand_over = self._hand_over(spec, parent, on_progress)
                 undo.callback(self._take_back, spec, parent)
+                self._check_files(spec, parent)
                 handle, url = self._prepare(spec, hand_over, on_output)
                 undo.callback(handle.abandon)
                 handles.append(handle)
